@@ -1,0 +1,57 @@
+package mayfly
+
+// Term names the part of the intersection that decided. The order of these
+// constants is the order in which terms are asked; the first that refuses is
+// named in the answer and the record.
+type Term string
+
+// The terms of a decision.
+const (
+	TermLiveness  Term = "liveness"  // the task and every ancestor are live
+	TermToken     Term = "token"     // what this token carries: audience, grants
+	TermDelegator Term = "delegator" // the root delegator's own authority
+	TermProfile   Term = "profile"   // the profile's ceiling
+	TermTask      Term = "task"      // what this task was granted
+	TermParent    Term = "parent"    // what every ancestor was granted
+	TermPolicy    Term = "policy"    // guardrails; a policy that errs refuses
+	TermBudget    Term = "budget"    // what is left to spend, along the chain
+)
+
+// Verdict is the answer of a decision.
+type Verdict string
+
+// The verdicts.
+const (
+	Allow Verdict = "allow"
+	Deny  Verdict = "deny"
+)
+
+// Decision is an answer with its reason and the version of the rules that gave
+// it. It says nothing about whether the call then succeeded: see [Outcome].
+type Decision struct {
+	ID      string
+	Verdict Verdict
+	Term    Term   // with Deny: the term that refused
+	Reason  string // one sentence for whoever asked
+	Next    *Next  // with Deny: what to do about it
+	Bundle  string // hash of the configuration, profiles and policies that decided
+	// Policies are the ids of the Cedar policies that determined or erred.
+	Policies []string
+}
+
+// Call is one action an agent wants to take, in the canonical form that is
+// decided on, recorded and forwarded.
+type Call struct {
+	Kind      string    // mcp or http
+	Target    string    // the target's name in the configuration
+	Action    string    // the tool's name, or METHOD:/path
+	Arguments Arguments // top-level argument names to values; nil when the body has none to read
+	// NoArguments says that the body could not be read as arguments: a grant
+	// that constrains or sums one refuses the call.
+	NoArguments bool
+	Digest      string // base64url SHA-256 of the canonical bytes that will be forwarded
+	Size        int64  // their number
+}
+
+// Grant is the short form of what the call needs: kind:target:action.
+func (c Call) Grant() string { return c.Kind + ":" + c.Target + ":" + c.Action }

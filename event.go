@@ -1,0 +1,287 @@
+package mayfly
+
+import "time"
+
+// Event is one fact, recorded in the commit that made it true. The set is
+// closed: one struct a fact,. Its fields are the
+// body of the record, which only holders of the seal key can read; its
+// [EventHeader] goes into the log's leaf in clear.
+type Event interface {
+	Kind() string
+	Header() EventHeader
+}
+
+// EventHeader is what of an event stands in the leaf, in clear.
+type EventHeader struct {
+	Task     TaskID
+	Decision string // id of the decision this event is or follows from
+	Parent   string // Dlg of the delegation this one hangs on
+	Term     Term   // the term that refused
+	// Human is the id of the person the event is about, "" if it is about
+	// nobody. The leaf holds a pseudonym for it and the body is sealed under
+	// that person's key, so that forgetting them leaves the tree whole.
+	Human string
+}
+
+// humanOf is s's id where s is a person.
+func humanOf(s Subject) string {
+	if s.Kind == Human {
+		return s.ID
+	}
+	return ""
+}
+
+// ServerStarted: a process came up on a configuration.
+type ServerStarted struct {
+	Node    string `json:"node"`
+	Version string `json:"version"`
+	Bundle  string `json:"bundle"`
+}
+
+// BundleLoaded: a configuration took effect while running.
+type BundleLoaded struct {
+	Bundle   string `json:"bundle"`
+	Previous string `json:"previous"`
+}
+
+// KeyMade: a signing key exists and is published.
+type KeyMade struct {
+	KeyID     string    `json:"kid"`
+	Algorithm string    `json:"alg"`
+	SignsFrom time.Time `json:"signs_from"`
+}
+
+// KeyCompromised: no token of this key is accepted from now on.
+type KeyCompromised struct {
+	KeyID string `json:"kid"`
+	By    string `json:"by"`
+}
+
+// DelegationMade: a ticket was made.
+type DelegationMade struct {
+	Delegation string    `json:"delegation"`
+	Profile    string    `json:"profile"`
+	Purpose    string    `json:"purpose"`
+	Grants     []Grant   `json:"grants"`
+	Root       Subject   `json:"root"`
+	Task       TaskID    `json:"task,omitempty"` // the delegating task
+	ParentDlg  string    `json:"parent_dlg,omitempty"`
+	ExpiresAt  time.Time `json:"expires_at"`
+	Uses       int64     `json:"uses"`
+}
+
+// TaskOpened: a task exists and its first token may leave. Everything the token
+// says is here first.
+type TaskOpened struct {
+	Task       TaskID    `json:"task"`
+	Profile    string    `json:"profile"`
+	Purpose    Purpose   `json:"purpose"`
+	Root       Subject   `json:"root"`
+	Parent     TaskID    `json:"parent,omitempty"`
+	ParentDlg  string    `json:"parent_dlg,omitempty"` // of the parent task, or of the ticket
+	Depth      int       `json:"depth"`
+	Grants     []Grant   `json:"grants"`
+	Agent      Evidence  `json:"agent"`
+	Key        string    `json:"jkt,omitempty"`
+	Delegation string    `json:"delegation,omitempty"` // the ticket redeemed
+	Deadline   time.Time `json:"deadline"`
+	Decision   string    `json:"decision"`
+	Token      TokenFact `json:"token"`
+}
+
+// TokenFact is what the record says of a token that is about to be signed.
+type TokenFact struct {
+	JTI       string    `json:"jti"`
+	ParentJTI string    `json:"parent_jti,omitempty"` // of the token it was exchanged for
+	KeyID     string    `json:"kid"`
+	Audience  string    `json:"aud"`
+	ExpiresAt time.Time `json:"exp"`
+	Scope     string    `json:"scope,omitempty"`
+}
+
+// TokenIssued: another token for a task that exists may leave.
+type TokenIssued struct {
+	Task  TaskID    `json:"task"`
+	Root  Subject   `json:"root"`
+	Token TokenFact `json:"token"`
+}
+
+// TokenRevoked: one token for a target is dead before its time.
+type TokenRevoked struct {
+	Task TaskID `json:"task"`
+	JTI  string `json:"jti"`
+	By   string `json:"by"`
+}
+
+// RequestRefused: somebody who showed who they are, or tried to, was refused
+// before any task's action was decided: an exchange, a ticket, a lifecycle call.
+type RequestRefused struct {
+	Decision string  `json:"decision"`
+	What     string  `json:"what"` // exchange, delegate, narrow, complete, ...
+	Code     string  `json:"code"`
+	Reason   string  `json:"reason"`
+	Root     Subject `json:"root"` // as far as known
+	Task     TaskID  `json:"task,omitempty"`
+	Profile  string  `json:"profile,omitempty"`
+	Term     Term    `json:"term,omitempty"`
+	Source   string  `json:"source,omitempty"` // network address
+}
+
+// AuthenticationFailed: requests without valid authentication, one record per
+// reason and network source a second.
+type AuthenticationFailed struct {
+	Surface string `json:"surface"` // token, gateway, api
+	Reason  string `json:"reason"`
+	Source  string `json:"source"`
+	Count   int64  `json:"count"`
+}
+
+// CallDecided: a task's action was allowed or refused. The record is durable
+// before the target sees a byte.
+type CallDecided struct {
+	Decision Decision `json:"decision"`
+	Task     TaskID   `json:"task"`
+	Root     Subject  `json:"root"`
+	Surface  string   `json:"surface"` // mcp or http
+	Target   string   `json:"target"`
+	Action   string   `json:"action"`
+	Digest   string   `json:"digest,omitempty"`
+	Size     int64    `json:"size"`
+	JTI      string   `json:"jti"`
+	Source   string   `json:"source,omitempty"` // network address of the caller
+	Trace    string   `json:"trace,omitempty"`  // W3C trace id, if the caller sent one
+}
+
+// CallEnded: what became of an allowed call.
+type CallEnded struct {
+	Decision string `json:"decision"`
+	Task     TaskID `json:"task"`
+	Human    string `json:"human,omitempty"`
+	Outcome  string `json:"outcome"` // answered, failed, cut, not-sent, unknown
+	Status   int    `json:"status,omitempty"`
+	Detail   string `json:"detail,omitempty"`
+	Bytes    int64  `json:"bytes"`
+}
+
+// TaskNarrowed: a task may do less from now on.
+type TaskNarrowed struct {
+	Task   TaskID  `json:"task"`
+	Root   Subject `json:"root"`
+	Grants []Grant `json:"grants"`
+	By     string  `json:"by"`
+}
+
+// TaskClosed: from here on every decision for the task, and for all below it,
+// denies.
+type TaskClosed struct {
+	Task   TaskID      `json:"task"`
+	Root   Subject     `json:"root"`
+	Reason CloseReason `json:"reason"`
+	By     string      `json:"by"`
+}
+
+// TaskRetired: all below the task has ended and everything it was lent is back.
+type TaskRetired struct {
+	Task TaskID  `json:"task"`
+	Root Subject `json:"root"`
+}
+
+// RevocationMade: the kill switch was thrown: everything with this anywhere in
+// its chain is over, and nothing new opens for it until it is lifted.
+type RevocationMade struct {
+	Revocation Revocation `json:"revocation"`
+}
+
+// RevocationLifted: new tasks may open for it again; nothing comes back to life.
+type RevocationLifted struct {
+	Revocation Revocation `json:"revocation"`
+}
+
+// Revocation names what the kill switch is thrown for.
+type Revocation struct {
+	ID    string    `json:"id"`
+	Kind  string    `json:"kind"`  // human, service, profile, source, client, all
+	Value string    `json:"value"` // the id or name; "" with all
+	By    string    `json:"by"`
+	At    time.Time `json:"at"`
+}
+
+// Alarm: the server found something that must not happen.
+type Alarm struct {
+	What   string `json:"what"`
+	Detail string `json:"detail"`
+}
+
+func (ServerStarted) Kind() string        { return "server.started" }
+func (BundleLoaded) Kind() string         { return "bundle.loaded" }
+func (KeyMade) Kind() string              { return "key.made" }
+func (KeyCompromised) Kind() string       { return "key.compromised" }
+func (DelegationMade) Kind() string       { return "delegation.made" }
+func (TaskOpened) Kind() string           { return "task.opened" }
+func (TokenIssued) Kind() string          { return "token.issued" }
+func (TokenRevoked) Kind() string         { return "token.revoked" }
+func (RequestRefused) Kind() string       { return "request.refused" }
+func (AuthenticationFailed) Kind() string { return "authentication.failed" }
+func (CallDecided) Kind() string          { return "call.decided" }
+func (CallEnded) Kind() string            { return "call.ended" }
+func (TaskNarrowed) Kind() string         { return "task.narrowed" }
+func (TaskClosed) Kind() string           { return "task.closed" }
+func (TaskRetired) Kind() string          { return "task.retired" }
+func (RevocationMade) Kind() string       { return "revocation.made" }
+func (RevocationLifted) Kind() string     { return "revocation.lifted" }
+func (Alarm) Kind() string                { return "alarm" }
+
+func (ServerStarted) Header() EventHeader        { return EventHeader{} }
+func (BundleLoaded) Header() EventHeader         { return EventHeader{} }
+func (KeyMade) Header() EventHeader              { return EventHeader{} }
+func (KeyCompromised) Header() EventHeader       { return EventHeader{} }
+func (AuthenticationFailed) Header() EventHeader { return EventHeader{} }
+func (Alarm) Header() EventHeader                { return EventHeader{} }
+
+func (e DelegationMade) Header() EventHeader {
+	return EventHeader{Task: e.Task, Parent: e.ParentDlg, Human: humanOf(e.Root)}
+}
+
+func (e TaskOpened) Header() EventHeader {
+	return EventHeader{Task: e.Task, Decision: e.Decision, Parent: e.ParentDlg, Human: humanOf(e.Root)}
+}
+
+func (e TokenIssued) Header() EventHeader {
+	return EventHeader{Task: e.Task, Human: humanOf(e.Root)}
+}
+
+func (e TokenRevoked) Header() EventHeader { return EventHeader{Task: e.Task} }
+
+func (e RequestRefused) Header() EventHeader {
+	return EventHeader{Task: e.Task, Decision: e.Decision, Term: e.Term, Human: humanOf(e.Root)}
+}
+
+func (e CallDecided) Header() EventHeader {
+	return EventHeader{Task: e.Task, Decision: e.Decision.ID, Term: e.Decision.Term, Human: humanOf(e.Root)}
+}
+
+func (e CallEnded) Header() EventHeader {
+	return EventHeader{Task: e.Task, Decision: e.Decision, Human: e.Human}
+}
+
+func (e TaskNarrowed) Header() EventHeader {
+	return EventHeader{Task: e.Task, Human: humanOf(e.Root)}
+}
+
+func (e TaskClosed) Header() EventHeader {
+	return EventHeader{Task: e.Task, Human: humanOf(e.Root)}
+}
+
+func (e TaskRetired) Header() EventHeader {
+	return EventHeader{Task: e.Task, Human: humanOf(e.Root)}
+}
+
+func (e RevocationMade) Header() EventHeader   { return EventHeader{Human: e.Revocation.human()} }
+func (e RevocationLifted) Header() EventHeader { return EventHeader{Human: e.Revocation.human()} }
+
+func (r Revocation) human() string {
+	if r.Kind == string(Human) {
+		return r.Value
+	}
+	return ""
+}
