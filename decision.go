@@ -32,6 +32,7 @@ type Decision struct {
 	ID      string
 	Verdict Verdict
 	Term    Term   // with Deny: the term that refused
+	Code    string // with Deny of an opening: the OAuth error code; "" is access_denied
 	Reason  string // one sentence for whoever asked
 	Next    *Next  // with Deny: what to do about it
 	Bundle  string // hash of the configuration, profiles and policies that decided

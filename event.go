@@ -89,9 +89,9 @@ type TaskOpened struct {
 	Token      TokenFact `json:"token"`
 }
 
-// TokenFact is what the record says of a token that is about to be signed.
+// TokenFact is what the record says of a token that is about to be signed. The
+// token's jti is the id of the record itself.
 type TokenFact struct {
-	JTI       string    `json:"jti"`
 	ParentJTI string    `json:"parent_jti,omitempty"` // of the token it was exchanged for
 	KeyID     string    `json:"kid"`
 	Audience  string    `json:"aud"`
@@ -285,3 +285,15 @@ func (r Revocation) human() string {
 	}
 	return ""
 }
+
+// IdleRenewed: a heartbeat or an open stream renewed a task's idle lease.
+type IdleRenewed struct {
+	Task  TaskID    `json:"task"`
+	Root  Subject   `json:"root"`
+	Until time.Time `json:"until"`
+	By    string    `json:"by"` // heartbeat or stream
+}
+
+func (IdleRenewed) Kind() string { return "task.renewed" }
+
+func (e IdleRenewed) Header() EventHeader { return EventHeader{Task: e.Task, Human: humanOf(e.Root)} }
