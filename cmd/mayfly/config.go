@@ -149,6 +149,10 @@ func (l *loader) load(path string) *Config {
 // configLimit is the most that is read of one file, in bytes.
 const configLimit = 1 << 20
 
+// configLimits are those of a file of the configuration: the operator's own
+// words, of which there may be many.
+var configLimits = strictjson.Limits{Bytes: 2 * configLimit, Depth: 32, Name: 256}
+
 // read is a file of the configuration; what is wrong with it is recorded.
 func (l *loader) read(path string) ([]byte, bool) {
 	l.files = append(l.files, path)
@@ -324,7 +328,7 @@ func (l *loader) hash(d *document) string {
 }
 
 func (l *loader) canonical(name string, n *node) []byte {
-	text, err := strictjson.Canonical(n.json(), strictjson.Ours)
+	text, err := strictjson.Canonical(n.json(), configLimits)
 	if err != nil {
 		l.bad = append(l.bad, problem{File: name, Message: err.Error()})
 	}

@@ -321,7 +321,7 @@ func (d *document) into(v any) bool {
 	if len(d.bad) > 0 {
 		return false
 	}
-	if err := strictjson.Unmarshal(d.root.json(), strictjson.Ours, v); err != nil {
+	if err := strictjson.Unmarshal(d.root.json(), configLimits, v); err != nil {
 		d.add(0, 0, "%v", err)
 		return false
 	}
