@@ -53,18 +53,19 @@ func ReadError(resp *http.Response) *mayfly.Error {
 		err = json.Unmarshal(data, &body)
 	}
 	e := mayfly.Errorf(kindOf(resp.StatusCode), "the server answered %s", resp.Status)
+	e.Decision = resp.Header.Get("Mayfly-Decision")
 	if err != nil {
 		return e.Because(err) // not ours: a proxy, or another program at that address
 	}
-	e.Code, e.Decision, e.Term, e.Next = body.Code, body.Decision, body.Term, body.Next
+	e.Code, e.Term, e.Next = body.Code, body.Term, body.Next
 	if body.Error != "" {
 		e.Code = body.Error
 	}
 	if e.Code == "access_denied" {
 		e.Kind = mayfly.Denied
 	}
-	if e.Decision == "" {
-		e.Decision = resp.Header.Get("Mayfly-Decision")
+	if body.Decision != "" {
+		e.Decision = body.Decision
 	}
 	for _, text := range []string{body.Description, body.Detail, body.Title, body.Error} {
 		if text != "" {
