@@ -64,6 +64,8 @@ type wire struct {
 	mu     sync.Mutex // guards the fields below
 	issuer string
 	as, rs string // newest DPoP nonce of the authorization server and of the resource server
+	// ahead is how far the server's clock was ahead of ours when it last answered.
+	ahead time.Duration
 }
 
 // New makes a client. It does not call the server.
@@ -285,7 +287,7 @@ func (c *Client) authorize(req *http.Request, who Token, oauth bool) error {
 		URL:         issuer + req.URL.EscapedPath(),
 		Nonce:       c.wire.nonce(oauth),
 		AccessToken: text,
-		At:          time.Now(),
+		At:          c.wire.now(),
 	})
 	if err != nil {
 		return err
@@ -306,17 +308,34 @@ func (w *wire) nonce(oauth bool) string {
 	return w.rs
 }
 
-// learn keeps the newest nonce (RFC 9449 section 8.2).
-func (w *wire) learn(resp *http.Response, oauth bool) {
-	n := resp.Header.Get("DPoP-Nonce")
-	if n == "" {
-		return
-	}
+// now is the server's time, as far as its last answer showed it. Proofs are only
+// taken within seconds of it, and a machine's clock can be minutes off.
+func (w *wire) now() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if oauth {
+	return time.Now().Add(w.ahead)
+}
+
+// clockNoise is the difference between two clocks that says nothing: the Date of
+// an answer has whole seconds and was written before the answer came.
+const clockNoise = 3 * time.Second
+
+// learn keeps the newest nonce (RFC 9449 section 8.2) and the server's time.
+func (w *wire) learn(resp *http.Response, oauth bool) {
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	n := resp.Header.Get("DPoP-Nonce")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil {
+		if w.ahead = time.Until(date); w.ahead.Abs() < clockNoise {
+			w.ahead = 0
+		}
+	}
+	switch {
+	case n == "":
+	case oauth:
 		w.as = n
-	} else {
+	default:
 		w.rs = n
 	}
 }

@@ -337,6 +337,30 @@ func TestASocketsProofsAreForThePublicOrigin(t *testing.T) {
 	}
 }
 
+func TestProofsFollowTheServersClock(t *testing.T) {
+	const off = -7 * time.Minute
+	var iat time.Time
+	p := &peer{t: t, nonce: map[string]string{"/oauth2/": "n"}}
+	p.serve = func(w http.ResponseWriter, r *http.Request, c claims) {
+		iat = time.Unix(c.IAT, 0)
+		tokens(time.Minute)(w, r, c)
+	}
+	late := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", time.Now().Add(off).UTC().Format(http.TimeFormat))
+		p.ServeHTTP(w, r)
+	})
+	c, err := New(Options{Address: issuer, Issuer: issuer, Transport: inProcess{late}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exchange(t.Context(), ExchangeRequest{Key: newKey(t)}); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Until(iat) - off; d.Abs() > 5*time.Second {
+		t.Errorf("the proof is %v off the server's clock", d)
+	}
+}
+
 func TestAServerThatIsNotThereIsUnavailable(t *testing.T) {
 	c, err := New(Options{Address: "unix:///nowhere/admin.sock"})
 	if err != nil {

@@ -180,16 +180,8 @@ func (s *Session) beat(ctx context.Context, api *Client) (time.Duration, error) 
 	if t.State != mayfly.Live {
 		return 0, mayfly.Errorf(mayfly.Gone, "the task is over (%s)", t.Reason)
 	}
-	// The lease is half used before it is renewed. Its length is all that is
-	// read of the server's clock.
-	wait := min(t.idle()/2, renewalOf(own).Sub(asked))
+	wait := min(t.IdleUntil.Sub(s.client.wire.now())/2, renewalOf(own).Sub(asked))
 	return max(wait, minBeat), nil
-}
-
-// idle is how long the idle lease still runs, at least as far as this machine's
-// clock can say.
-func (t *Task) idle() time.Duration {
-	return time.Until(t.IdleUntil)
 }
 
 // Complete ends the task: the work is done.
