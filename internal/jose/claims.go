@@ -31,6 +31,9 @@ func ParseClaims(payload []byte) (Claims, error) {
 	if err := strictjson.UnmarshalLenient(payload, payloadLimits, &c.Raw); err != nil {
 		return Claims{}, refuse("the token's claims cannot be read: %s", err).Because(err)
 	}
+	if c.Raw == nil {
+		return Claims{}, refuse("the token's claims are not a JSON object")
+	}
 	for _, m := range []struct {
 		name string
 		into *string
