@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/attest"
+	"github.com/mayfly-id/mayfly/internal/authority"
+	"github.com/mayfly-id/mayfly/internal/eventlog"
+	"github.com/mayfly-id/mayfly/internal/gateway"
+	"github.com/mayfly-id/mayfly/internal/server"
+	"github.com/mayfly-id/mayfly/internal/store"
+)
+
+// serveCmd is mayfly serve.
+type serveCmd struct{}
+
+// Help is the long help.
+func (serveCmd) Help() string {
+	return `Runs the server until it is told to stop (SIGTERM, SIGINT). It refuses to start
+on any error in the configuration (exit 78), and where another process holds the
+data directory (exit 75). SIGHUP, or a changed file, loads the configuration
+again: all of it, or none of it.
+
+  mayfly --config /etc/mayfly/mayfly.yaml serve`
+}
+
+// Run serves.
+func (serveCmd) Run(ctx context.Context, t *terminal) error {
+	c, err := Load(t.Config)
+	if err != nil {
+		return err
+	}
+	logger := slog.New(slog.NewJSONHandler(t.Stderr, nil))
+	n, err := newNode(ctx, c, logger)
+	if err != nil {
+		return err
+	}
+	return n.serve(ctx, func() {
+		logger.Info("serving", "public", c.Listen.Public, "admin", c.Listen.Admin, "issuer", c.Issuer, "bundle", c.Hash)
+	})
+}
+
+// node is one running server: everything it is made of, wired.
+type node struct {
+	config    *Config
+	logger    *slog.Logger
+	db        *store.DB
+	log       *eventlog.Log
+	authority *authority.Authority
+	gateway   *gateway.Gateway
+	public    net.Listener
+	admin     net.Listener
+	servers   []*http.Server
+	serveOn   []net.Listener
+}
+
+// newNode opens the store and the log, takes the listeners, and wires the rest.
+// Nothing is answered before serve.
+func newNode(ctx context.Context, c *Config, logger *slog.Logger) (n *node, err error) {
+	n = &node{config: c, logger: logger}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	host, err := os.Hostname()
+	if err != nil {
+		return n, err
+	}
+	name := fmt.Sprintf("%s/%d", host, os.Getpid())
+	if n.db, err = store.Open(ctx, store.Options{DSN: c.Store, Seal: c.Seal(), Node: name, Logger: logger}); err != nil {
+		return n, err
+	}
+	if n.log, err = eventlog.Open(ctx, n.db, eventlog.Options{Origin: logOrigin(c.Issuer), Logger: logger}); err != nil {
+		return n, err
+	}
+	sources, err := newSources(c)
+	if err != nil {
+		return n, err
+	}
+	n.authority, err = authority.New(ctx, authority.Config{
+		DB: n.db, Log: n.log, Bundle: c.Bundle(sources), Node: name, Version: built().Version, Logger: logger,
+	})
+	if err != nil {
+		return n, err
+	}
+	n.gateway = gateway.New(n.authority, gateway.Options{Logger: logger})
+
+	options := server.Options{
+		Logger: logger, Gateway: n.gateway, TrustedProxies: c.TrustedProxies, Limits: server.Limits(c.Limits),
+	}
+	if n.public, err = net.Listen("tcp", c.Listen.Public); err != nil {
+		return n, mayfly.Errorf(mayfly.Unavailable, "cannot listen on %s: is another server running there? %v", c.Listen.Public, err)
+	}
+	public := &http.Server{Handler: server.New(n.authority, options)}
+	server.Harden(public)
+	listener := n.public
+	if c.TLS != nil {
+		pair, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key)
+		if err != nil {
+			return n, mayfly.Errorf(mayfly.Invalid, "the certificate cannot be read: %v", err)
+		}
+		listener = tls.NewListener(listener, server.TLS(pair))
+	}
+	n.add(public, listener)
+	if c.Listen.Admin != "" {
+		if n.admin, err = listenAdmin(c.Listen.Admin); err != nil {
+			return n, err
+		}
+		admin := &http.Server{Handler: server.NewAdmin(n.authority, options)}
+		server.Harden(admin)
+		admin.ConnContext = server.WithPeer
+		n.add(admin, n.admin)
+	}
+	return n, nil
+}
+
+func (n *node) add(s *http.Server, l net.Listener) {
+	n.servers, n.serveOn = append(n.servers, s), append(n.serveOn, l)
+}
+
+// newSources makes the sources of a configuration.
+func newSources(c *Config) (*attest.Sources, error) {
+	return attest.New(c.Sources, c.Clients, attest.Options{Issuer: c.Issuer})
+}
+
+// logOrigin is the log's name: the issuer's host and /log.
+func logOrigin(issuer string) string {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return issuer + "/log" // a checked configuration has a URL here
+	}
+	return u.Host + "/log"
+}
+
+// listenAdmin takes the admin socket for its owner alone. A socket nobody
+// answers on is left from a process that died and is replaced.
+func listenAdmin(path string) (net.Listener, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, mayfly.Coded(mayfly.Unavailable, "locked", "another server answers on %s", path)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	// The mode is right from the first moment: between listen and chmod the
+	// socket would be anybody's.
+	old := syscall.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Unavailable, "cannot listen on %s: %v", path, err)
+	}
+	return l, nil
+}
+
+// drainTime is how long requests in flight may go on after a stop was asked.
+const drainTime = 5 * time.Second
+
+// serve answers until ctx ends, then lets what is in flight finish, writes down
+// every outcome, and closes the store.
+func (n *node) serve(ctx context.Context, ready func()) error {
+	// The loops outlive the listeners: what drains still has to be recorded.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	var loops errgroup.Group
+	loops.Go(func() error { return n.log.Run(work) })
+	loops.Go(func() error { return n.authority.Run(work) })
+	loops.Go(func() error { n.watchConfig(work); return nil })
+
+	var serving errgroup.Group
+	failed, stop := context.WithCancel(ctx)
+	defer stop()
+	for i, s := range n.servers {
+		serving.Go(func() error {
+			defer stop()
+			if err := s.Serve(n.serveOn[i]); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	if ready != nil {
+		ready()
+	}
+	<-failed.Done()
+	drain, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	n.gateway.Close()
+	for _, s := range n.servers {
+		if err := s.Shutdown(drain); err != nil {
+			n.logger.Warn("requests were cut off at shutdown", "error", err)
+			if err := s.Close(); err != nil {
+				n.logger.Warn("a listener did not close", "error", err)
+			}
+		}
+	}
+	err := serving.Wait()
+	stopWork()
+	return errors.Join(err, loops.Wait(), n.close())
+}
+
+// close gives back what newNode took.
+func (n *node) close() error {
+	var errs []error
+	for _, l := range []net.Listener{n.public, n.admin} {
+		if l != nil {
+			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if n.db != nil {
+		errs = append(errs, n.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// watchEvery is how often the configuration's files are looked at.
+const watchEvery = 2 * time.Second
+
+// watchConfig loads the configuration again at SIGHUP and when a file of it
+// changed. What is wrong with a new one is logged, and the old one stays.
+func (n *node) watchConfig(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	seen := stamp(n.config)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if now := stamp(n.config); now == seen {
+				continue
+			} else {
+				seen = now
+			}
+		case <-hup:
+			seen = stamp(n.config)
+		}
+		if err := n.reload(ctx); err != nil {
+			n.logger.Error("the new configuration is not in force; the old one stays", "error", err)
+		}
+	}
+}
+
+func (n *node) reload(ctx context.Context) error {
+	next, err := Load(n.config.Path)
+	if err != nil {
+		return err
+	}
+	if next.Store != n.config.Store || next.Listen != n.config.Listen || next.Seal() != n.config.Seal() {
+		return mayfly.Errorf(mayfly.Invalid, "store, listen and keys cannot change while the server runs; restart it")
+	}
+	sources, err := newSources(next)
+	if err != nil {
+		return err
+	}
+	if err := n.authority.Reload(ctx, next.Bundle(sources)); err != nil {
+		return err
+	}
+	n.config = next
+	n.logger.Info("the configuration is in force", "bundle", next.Hash)
+	return nil
+}
+
+// stamp tells whether the configuration's files changed: their names, sizes and
+// times, and the names beside them.
+func stamp(c *Config) string {
+	var b strings.Builder
+	dirs := map[string]bool{}
+	for _, f := range c.Files {
+		if info, err := os.Stat(f); err == nil {
+			fmt.Fprintf(&b, "%s %d %d\n", f, info.Size(), info.ModTime().UnixNano())
+		} else {
+			fmt.Fprintf(&b, "%s gone\n", f)
+		}
+		dirs[filepath.Dir(f)] = true
+	}
+	for _, dir := range names(dirs) {
+		for _, pattern := range []string{"*.yaml", "*.cedar"} {
+			found, err := filepath.Glob(filepath.Join(dir, pattern))
+			if err == nil {
+				fmt.Fprintln(&b, found)
+			}
+		}
+	}
+	return b.String()
+}

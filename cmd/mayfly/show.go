@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/client"
+)
+
+// showCmd is mayfly show.
+type showCmd struct {
+	ID string `arg:"" help:"The task."`
+}
+
+// Run shows one task.
+func (c showCmd) Run(ctx context.Context, t *terminal) error {
+	api, err := t.client()
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	task, err := api.Task(ctx, mayfly.TaskID(c.ID))
+	if err != nil {
+		return err
+	}
+	if t.JSON {
+		t.print(task)
+		return nil
+	}
+	return showTask(t.Stdout, task)
+}
+
+func showTask(out io.Writer, t client.Task) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", name, clean(fmt.Sprintf(format, args...)))
+	}
+	row("task", "%s", t.ID)
+	row("identity", "%s", t.Identity)
+	row("for", "%s (%s)", t.Root.Subject, t.Root.Kind)
+	vouched := "stated by the agent"
+	if t.Purpose.Verified {
+		vouched = "said by the delegator"
+	}
+	row("purpose", "%s (%s)", t.Purpose.Text, vouched)
+	row("chain", "%s", strings.Join(t.Chain, " > "))
+	for _, g := range t.Grants {
+		row("may", "%s", describeGrant(g))
+	}
+	for _, b := range t.Budget {
+		what := b.Grant
+		if what == "" {
+			what = "all calls"
+		}
+		row("budget", "%s: %d of %d used", what, b.Used, b.Calls)
+	}
+	row("state", "%s", state(t))
+	row("opened", "%s", t.OpenedAt.Local().Format(time.DateTime))
+	if t.State == mayfly.Live {
+		row("idle until", "%s", t.IdleUntil.Local().Format(time.DateTime))
+		row("deadline", "%s (%s left)", t.Deadline.Local().Format(time.DateTime), left(t, time.Now()))
+	}
+	if !t.ClosedAt.IsZero() {
+		row("closed", "%s by %s", t.ClosedAt.Local().Format(time.DateTime), t.ClosedBy)
+	}
+	if t.Key == "" {
+		row("key", "none: its tokens are bearer tokens")
+	} else {
+		row("key", "%s", t.Key)
+	}
+	return w.Flush()
+}
+
+// describeGrant is a grant for a person: its short form, and its limits.
+func describeGrant(g mayfly.Grant) string {
+	if !g.Limited() {
+		return g.String()
+	}
+	return g.String() + " " + g.Limits()
+}

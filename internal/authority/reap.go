@@ -1,0 +1,158 @@
+package authority
+
+import (
+	"context"
+	"time"
+
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/store"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	reapEvery = time.Second // how often what ran out is looked for
+	reapBatch = 256         // how much is looked at in one go
+	reapWide  = 32          // how many closings share a commit
+)
+
+// wakeReaper makes the reaper look now.
+func (a *Authority) wakeReaper() {
+	select {
+	case a.reapNow <- struct{}{}:
+	default: // it is about to look anyway
+	}
+}
+
+// reap finishes what others began: it closes tasks whose time ran out and tasks
+// below closed ones, retires what has nothing left to return, and writes the
+// outcome of calls whose process died. Every step is a guarded update, so that
+// two nodes reaping at once, or a crash half-way, change nothing but the time
+// it takes.
+func (a *Authority) reap(ctx context.Context) {
+	tick := time.NewTicker(reapEvery)
+	defer tick.Stop()
+	a.recoverCalls(ctx)
+	for n := 0; ; n++ {
+		if err := a.reapOnce(ctx); err != nil && ctx.Err() == nil {
+			a.logger.Warn("reaping stopped half-way and will go on", "error", err)
+		}
+		if n%60 == 59 {
+			a.tidy(ctx)
+			a.recoverCalls(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-a.reapNow:
+		}
+	}
+}
+
+// reapOnce closes and retires until nothing is due.
+func (a *Authority) reapOnce(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if a.mayAct() != nil {
+			return nil // nothing is decided without the lease, endings included
+		}
+		now := a.clock.now()
+		expired, err := a.db.Expired(ctx, now, reapBatch)
+		if err != nil {
+			return err
+		}
+		err = a.each(expired, func(t *mayfly.Task) error {
+			_, reason := t.State(now)
+			return a.closeQuietly(ctx, t, reason, func(tx *store.Tx) { tx.CloseExpired(t.ID, reason, now) })
+		})
+		if err != nil {
+			return err
+		}
+		orphans, err := a.db.Orphans(ctx, reapBatch)
+		if err != nil {
+			return err
+		}
+		err = a.each(orphans, func(t *mayfly.Task) error {
+			return a.closeQuietly(ctx, t, mayfly.ParentEnded, func(tx *store.Tx) {
+				tx.CloseTask(t.ID, mayfly.ParentEnded, string(t.Parent), now)
+			})
+		})
+		if err != nil {
+			return err
+		}
+		closed, err := a.db.ToRetire(ctx, reapBatch)
+		if err != nil {
+			return err
+		}
+		err = a.each(closed, func(t *mayfly.Task) error {
+			err := a.record(ctx, mayfly.TaskRetired{Task: t.ID, Root: t.Root}, func(tx *store.Tx) { tx.RetireTask(t.ID, now) })
+			if refusedBy(err) != "" {
+				return nil
+			}
+			a.live.evict(t.ID)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(expired) < reapBatch && len(orphans) == 0 && len(closed) < reapBatch {
+			return nil
+		}
+	}
+	return ctx.Err()
+}
+
+// each runs do over ts, many at once: their commits are shared.
+func (a *Authority) each(ts []*mayfly.Task, do func(*mayfly.Task) error) error {
+	var g errgroup.Group
+	g.SetLimit(reapWide)
+	for _, t := range ts {
+		g.Go(func() error { return do(t) })
+	}
+	return g.Wait()
+}
+
+// closeQuietly closes a task that the clock or its parent ended. Nobody needs an
+// epoch to know: every node sees the clock and the chain.
+func (a *Authority) closeQuietly(ctx context.Context, t *mayfly.Task, reason mayfly.CloseReason, guard func(*store.Tx)) error {
+	now := a.clock.now()
+	by := string(reason)
+	err := a.record(ctx, mayfly.TaskClosed{Task: t.ID, Root: t.Root, Reason: reason, By: by}, func(tx *store.Tx) {
+		guard(tx)
+		tx.VoidTicketsOf(t.ID, now)
+	})
+	a.live.evict(t.ID)
+	if refusedBy(err) != "" {
+		return nil // renewed, or closed by somebody else
+	}
+	return err
+}
+
+// recoverCalls writes down the outcome of calls that were allowed by a process
+// that is no more: nobody knows what became of them.
+func (a *Authority) recoverCalls(ctx context.Context) {
+	calls, err := a.db.AbandonedCalls(ctx, reapBatch)
+	if err != nil {
+		a.logger.Warn("calls of ended processes could not be read", "error", err)
+		return
+	}
+	for _, c := range calls {
+		e := mayfly.CallEnded{Decision: c.Decision, Task: c.Task, Outcome: "unknown", Detail: "the process that carried it ended"}
+		if t, err := a.db.Task(ctx, c.Task); err == nil && t.Root.Kind == mayfly.Human {
+			e.Human = t.Root.ID
+		}
+		err := a.record(ctx, e, func(tx *store.Tx) { tx.EndCall(c.Decision) })
+		if err != nil && refusedBy(err) == "" {
+			a.logger.Warn("an unknown outcome could not be recorded yet", "decision", c.Decision, "error", err)
+			return
+		}
+	}
+}
+
+// tidy drops what the clock alone has made worthless.
+func (a *Authority) tidy(ctx context.Context) {
+	now := a.clock.now()
+	a.live.dropExpired(now)
+	if err := a.db.Keep(ctx, func(b *store.Books) { b.PurgeOnce(now) }); err != nil && ctx.Err() == nil {
+		a.logger.Warn("expired single-use marks could not be dropped", "error", err)
+	}
+}

@@ -1,0 +1,205 @@
+package authority
+
+import (
+	"context"
+	"time"
+
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/store"
+)
+
+// TaskView is a task as /v1 shows it.
+type TaskView struct {
+	ID        mayfly.TaskID      `json:"id"`
+	Identity  string             `json:"identity"`
+	Profile   string             `json:"profile"`
+	Bundle    string             `json:"bundle"`
+	Purpose   mayfly.Purpose     `json:"purpose"`
+	Root      RootView           `json:"root"`
+	Chain     []string           `json:"chain"` // root delegator, then agents from the root task down
+	Parent    mayfly.TaskID      `json:"parent,omitempty"`
+	Depth     int                `json:"depth"`
+	Grants    []mayfly.Grant     `json:"grants"`
+	State     mayfly.TaskState   `json:"state"`
+	Reason    mayfly.CloseReason `json:"reason,omitempty"`
+	OpenedAt  time.Time          `json:"opened_at"`
+	IdleUntil time.Time          `json:"idle_until"`
+	Deadline  time.Time          `json:"deadline"`
+	ClosedAt  *time.Time         `json:"closed_at,omitempty"`
+	RetiredAt *time.Time         `json:"retired_at,omitempty"`
+	ClosedBy  string             `json:"closed_by,omitempty"`
+	Budget    []BudgetView       `json:"budget,omitempty"`
+	Key       string             `json:"jkt,omitempty"`
+	Evidence  mayfly.Evidence    `json:"evidence"`
+	Dlg       string             `json:"dlg"`
+	Ticket    string             `json:"delegation,omitempty"` // the ticket's delegation it was opened with
+}
+
+// RootView is the root delegator.
+type RootView struct {
+	Subject string             `json:"sub"`
+	Kind    mayfly.SubjectKind `json:"kind"`
+}
+
+// BudgetView is one budget that counts against a task: its own where Grant is
+// empty, else that of one of its grants.
+type BudgetView struct {
+	Task  mayfly.TaskID `json:"task"`
+	Grant string        `json:"grant,omitempty"`
+	Calls int64         `json:"calls"`
+	Used  int64         `json:"used"`
+}
+
+// view renders row as of now. A task below one that is over is over too.
+func (a *Authority) view(ctx context.Context, row *store.TaskRow) TaskView {
+	b := a.Bundle()
+	t := &row.Task
+	now := a.clock.now()
+	state, reason := t.State(now)
+	for _, id := range t.Ancestors {
+		if state != mayfly.Live {
+			break
+		}
+		if up, err := a.live.task(ctx, id); err != nil {
+			state, reason = mayfly.Retiring, mayfly.ParentEnded
+		} else if s, _ := up.State(now); s != mayfly.Live {
+			state, reason = mayfly.Retiring, mayfly.ParentEnded
+		}
+	}
+	v := TaskView{
+		ID:        t.ID,
+		Identity:  mayfly.AgentID(b.TrustDomain, t.Profile, t.ID),
+		Profile:   t.Profile,
+		Bundle:    t.Bundle,
+		Purpose:   t.Purpose,
+		Root:      RootView{t.Root.ID, t.Root.Kind},
+		Chain:     []string{t.Root.ID},
+		Parent:    t.Parent,
+		Depth:     t.Depth,
+		Grants:    t.Grants,
+		State:     state,
+		Reason:    reason,
+		OpenedAt:  t.OpenedAt,
+		IdleUntil: t.IdleUntil,
+		Deadline:  t.Deadline,
+		Key:       t.Key,
+		Evidence:  t.Agent,
+		Dlg:       t.Dlg,
+		Ticket:    t.Ticket,
+		ClosedBy:  t.ClosedBy,
+	}
+	for _, id := range t.Chain() {
+		v.Chain = append(v.Chain, string(id))
+	}
+	if !t.ClosedAt.IsZero() {
+		v.ClosedAt = &t.ClosedAt
+	}
+	if !t.RetiredAt.IsZero() {
+		v.RetiredAt = &t.RetiredAt
+	}
+	if t.Budget > 0 {
+		v.Budget = append(v.Budget, BudgetView{Task: t.ID, Calls: t.Budget, Used: t.Calls})
+	}
+	return v
+}
+
+// spent adds to v what is used of the budgets of its grants.
+func (a *Authority) spent(ctx context.Context, v TaskView) (TaskView, error) {
+	used, err := a.db.Spent(ctx, v.ID)
+	if err != nil {
+		return TaskView{}, err
+	}
+	for _, g := range v.Grants {
+		if g.Budget.Calls > 0 {
+			v.Budget = append(v.Budget, BudgetView{Task: v.ID, Grant: g.String(), Calls: g.Budget.Calls, Used: used[g.Key()]})
+		}
+	}
+	return v, nil
+}
+
+// Task reads one task.
+func (a *Authority) Task(ctx context.Context, p Presented, id string) (TaskView, error) {
+	_, t, err := a.mayMove(ctx, &p, id, "read", who.mayRead)
+	if err != nil {
+		return TaskView{}, err
+	}
+	return a.spent(ctx, a.view(ctx, t))
+}
+
+// Tree reads a task and everything below it, parents before children.
+func (a *Authority) Tree(ctx context.Context, p Presented, id string) ([]TaskView, error) {
+	_, t, err := a.mayMove(ctx, &p, id, "read", who.mayRead)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := a.db.Descendants(ctx, t.ID)
+	if err != nil {
+		return nil, err
+	}
+	views := []TaskView{a.view(ctx, t)}
+	for _, r := range rows {
+		views = append(views, a.view(ctx, r))
+	}
+	return views, nil
+}
+
+// TaskFilter narrows a list of tasks. Limit is at most 500; 0 is 100.
+type TaskFilter struct {
+	State   string // live, retiring, retired, or "" for all
+	Profile string
+	Root    string // the root delegator's id
+	Target  string
+	Cursor  string
+	Limit   int
+}
+
+// TaskPage is one page of a list; Next is the cursor of the next, "" at the end.
+type TaskPage struct {
+	Tasks []TaskView `json:"tasks"`
+	Next  string     `json:"next,omitempty"`
+}
+
+// Tasks lists tasks, newest first: all for the operator, their own for a
+// delegator, itself and what is below it for a task.
+func (a *Authority) Tasks(ctx context.Context, p Presented, f TaskFilter) (TaskPage, error) {
+	w, err := a.identify(ctx, &p)
+	if err != nil {
+		return TaskPage{}, err
+	}
+	switch f.State {
+	case "", string(mayfly.Live), string(mayfly.Retiring), string(mayfly.Retired):
+	default:
+		return TaskPage{}, mayfly.Errorf(mayfly.Invalid, "state is live, retiring or retired")
+	}
+	if f.Limit <= 0 {
+		f.Limit = 100
+	}
+	f.Limit = min(f.Limit, 500)
+	sf := store.Filter{
+		State: mayfly.TaskState(f.State), Now: a.clock.now(), Profile: f.Profile, RootSub: f.Root, Target: f.Target,
+		After: f.Cursor, Limit: f.Limit + 1,
+	}
+	switch {
+	case w.session != nil:
+		sf.Under = w.session.Task()
+	case w.caller != nil:
+		s := w.caller.Subject()
+		if f.Root != "" && f.Root != s.ID {
+			return TaskPage{Tasks: []TaskView{}}, nil
+		}
+		sf.RootSub, sf.RootKind = s.ID, s.Kind
+	}
+	rows, err := a.db.ListTasks(ctx, sf)
+	if err != nil {
+		return TaskPage{}, err
+	}
+	page := TaskPage{Tasks: []TaskView{}}
+	for i, r := range rows {
+		if i == f.Limit {
+			page.Next = string(rows[i-1].ID)
+			break
+		}
+		page.Tasks = append(page.Tasks, a.view(ctx, r))
+	}
+	return page, nil
+}

@@ -1,0 +1,358 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/client"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// Story is what the sandbox shows: each step does something real through the
+// public interfaces and checks what came of it.
+type Story struct {
+	World *World
+	Out   io.Writer
+	// Bold and Dim dress text for a terminal; nil leaves it as it is.
+	Bold, Dim func(string) string
+	// VerifyLog runs `mayfly log verify` over a copy of the store, with one byte
+	// of one record flipped first where flip is set, and gives what it printed
+	// and whether it passed.
+	VerifyLog func(ctx context.Context, flip bool) (said string, ok bool, err error)
+
+	alice *client.Session // the invoice agent's task
+	child *client.Session // the reader's, below it
+}
+
+// step is one scene: a title, the command that does the same by hand, and the
+// scene itself, which says what it saw and fails if that is not what it should
+// have been.
+type step struct {
+	title   string
+	command string
+	do      func(context.Context) error
+}
+
+// Tell tells the whole story and stops at the first step that differs from what
+// it should be.
+func (s *Story) Tell(ctx context.Context) error {
+	if s.Bold == nil {
+		s.Bold = func(t string) string { return t }
+	}
+	if s.Dim == nil {
+		s.Dim = func(t string) string { return t }
+	}
+	steps := []step{
+		{"A task is opened for Alice", "mayfly run --profile invoice-agent --can mcp:bank:list_invoices --can mcp:bank:pay_invoice " +
+			"--purpose \"Pay this week's invoices\" -- your-agent", s.open},
+		{"It uses a real tool", "tools/call pay_invoice {invoice: inv-1, vendor: acme, amount: 120}", s.allowed},
+		{"It asks for too much, and is told why not", "tools/call pay_invoice {invoice: inv-3, vendor: initech, amount: 4800}", s.denied},
+		{"It never holds the bank's key", "GET " + s.World.Public + "/http/desk/v1/tickets", s.credential},
+		{"A sub-agent asks for more than its parent has", "mayfly delegate --to reader-agent --can mcp:bank:delete_vendor --purpose ...", s.widened},
+		{"It gets the narrower grant, and works", "mayfly delegate --to reader-agent --can mcp:bank:list_invoices --purpose ...", s.narrowed},
+		{"The task completes, and everything it had is over", "mayfly complete <task>", s.completed},
+		{"Anyone can check the record", "mayfly log verify", s.verified},
+		{"One flipped byte is found, and named", "mayfly log verify", s.flipped},
+	}
+	for n, st := range steps {
+		fmt.Fprintf(s.Out, "\n%s\n", s.Bold(fmt.Sprintf("%d  %s", n+1, st.title)))
+		fmt.Fprintf(s.Out, "   %s\n", s.Dim("$ "+st.command))
+		if err := st.do(ctx); err != nil {
+			return fmt.Errorf("step %d, %s: %w", n+1, strings.ToLower(st.title), err)
+		}
+	}
+	fmt.Fprintln(s.Out)
+	return nil
+}
+
+func (s *Story) say(format string, args ...any) {
+	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
+		fmt.Fprintf(s.Out, "   %s\n", strings.TrimRight(line, "\n"))
+	}
+}
+
+// open opens Alice's task for the invoice agent, which brings its own evidence
+// and its own key.
+func (s *Story) open(ctx context.Context) error {
+	c, err := client.New(client.Options{Address: s.World.Public})
+	if err != nil {
+		return err
+	}
+	alice, err := s.World.Token("alice")
+	if err != nil {
+		return err
+	}
+	agent, err := s.World.Token("agent")
+	if err != nil {
+		return err
+	}
+	key, err := client.NewKey()
+	if err != nil {
+		return err
+	}
+	grants, err := parseGrants("mcp:bank:list_invoices", "mcp:bank:pay_invoice", "http:desk:GET:/v1/tickets")
+	if err != nil {
+		return err
+	}
+	s.alice, err = c.Open(ctx, client.ExchangeRequest{
+		SubjectToken: alice, SubjectTokenType: client.TypeJWT,
+		ActorToken: agent, ActorTokenType: client.TypeJWT,
+		Profile: "invoice-agent", Purpose: "Pay this week's invoices", Grants: grants, Key: key,
+	}, nil)
+	if err != nil {
+		return err
+	}
+	t, err := s.alice.API().Task(ctx, s.alice.Task())
+	if err != nil {
+		return err
+	}
+	if t.Root.Subject != "alice@example.org" || t.State != mayfly.Live {
+		return fmt.Errorf("the task is %s for %s", t.State, t.Root.Subject)
+	}
+	s.say("identity  %s", t.Identity)
+	s.say("for       %s (%s), who asked for: %s", t.Root.Subject, t.Root.Kind, t.Purpose.Text)
+	s.say("may       %s", grantList(t.Grants))
+	s.say("until     %s at the latest; sooner if it goes quiet for %s", clockTime(t.Deadline), time.Until(t.IdleUntil).Round(time.Second))
+	return nil
+}
+
+// allowed makes one call that every term of the decision agrees to.
+func (s *Story) allowed(ctx context.Context) error {
+	r, err := s.call(ctx, s.alice, "pay_invoice", map[string]any{"invoice": "inv-1", "vendor": "acme", "amount": 120})
+	if err != nil {
+		return err
+	}
+	if r.IsError {
+		return fmt.Errorf("refused: %s", text(r))
+	}
+	s.say("the bank answered: %s", text(r))
+	s.say("decision  %v, recorded before the bank saw a byte", r.Meta["mayfly/decision"])
+	return nil
+}
+
+// denied makes one call over the limit of the grant.
+func (s *Story) denied(ctx context.Context) error {
+	r, err := s.call(ctx, s.alice, "pay_invoice", map[string]any{"invoice": "inv-3", "vendor": "initech", "amount": 4800})
+	if err != nil {
+		return err
+	}
+	if !r.IsError {
+		return errors.New("the bank was asked to pay 4800")
+	}
+	term := fmt.Sprint(r.Meta["mayfly/term"])
+	if term != string(mayfly.TermTask) && term != string(mayfly.TermProfile) {
+		return fmt.Errorf("the term that denied is %q", term)
+	}
+	s.say("denied by %q: %s", term, text(r))
+	return nil
+}
+
+// credential calls the HTTP API, which lets in only the company's own key.
+func (s *Story) credential(ctx context.Context) error {
+	hc := &http.Client{Transport: s.alice.Transport()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.World.Public+"/http/desk/v1/tickets", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := hc.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return client.ReadError(resp)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if err != nil {
+		return err
+	}
+	s.say("the desk answered: %s", strings.TrimSpace(string(body)))
+	s.say("the key it wanted was attached on the way; the agent's own token stayed behind")
+	return nil
+}
+
+// widened asks for a child that may do what its parent may not.
+func (s *Story) widened(ctx context.Context) error {
+	_, err := s.delegate(ctx, "mcp:bank:delete_vendor")
+	e := mayfly.AsError(err)
+	if err == nil || e.Kind == mayfly.Internal {
+		return fmt.Errorf("a child got more than its parent: %v", err)
+	}
+	s.say("refused: %s", e.Message)
+	return nil
+}
+
+// narrowed opens a child with less, and lets it work.
+func (s *Story) narrowed(ctx context.Context) error {
+	child, err := s.delegate(ctx, "mcp:bank:list_invoices")
+	if err != nil {
+		return err
+	}
+	s.child = child
+	r, err := s.call(ctx, child, "list_invoices", map[string]any{})
+	if err != nil {
+		return err
+	}
+	if r.IsError {
+		return fmt.Errorf("refused: %s", text(r))
+	}
+	t, err := child.API().Task(ctx, child.Task())
+	if err != nil {
+		return err
+	}
+	s.say("chain     %s", strings.Join(t.Chain, " > "))
+	s.say("may       %s", grantList(t.Grants))
+	s.say("the bank answered it: %s", text(r))
+	_, err = s.call(ctx, child, "pay_invoice", map[string]any{"invoice": "inv-2", "vendor": "globex", "amount": 1})
+	if err == nil {
+		return errors.New("the child paid an invoice, which it was not granted")
+	}
+	s.say("and paying, which its parent may do, it may not")
+	return nil
+}
+
+// completed ends Alice's task and shows that nothing of it is left.
+func (s *Story) completed(ctx context.Context) error {
+	t, err := s.alice.Complete(ctx)
+	if err != nil {
+		return err
+	}
+	s.say("%s is %s (%s)", t.ID, t.State, t.Reason)
+	for _, left := range []struct {
+		who     string
+		session *client.Session
+	}{{"its token", s.alice}, {"its sub-agent's token", s.child}} {
+		if _, err := s.call(ctx, left.session, "list_invoices", map[string]any{}); err == nil {
+			return fmt.Errorf("%s still works", left.who)
+		}
+		s.say("%s is dead", left.who)
+	}
+	return nil
+}
+
+func (s *Story) verified(ctx context.Context) error {
+	said, ok, err := s.VerifyLog(ctx, false)
+	if err != nil {
+		return err
+	}
+	s.say("%s", said)
+	if !ok {
+		return errors.New("the log does not verify")
+	}
+	return nil
+}
+
+func (s *Story) flipped(ctx context.Context) error {
+	said, ok, err := s.VerifyLog(ctx, true)
+	if err != nil {
+		return err
+	}
+	s.say("%s", said)
+	if ok {
+		return errors.New("a flipped byte went unnoticed")
+	}
+	return nil
+}
+
+// delegate opens a reader below Alice's task: a process of its own, with its own
+// evidence and key, to which the parent hands over by exchange.
+func (s *Story) delegate(ctx context.Context, grant string) (*client.Session, error) {
+	c, err := client.New(client.Options{Address: s.World.Public})
+	if err != nil {
+		return nil, err
+	}
+	grants, err := parseGrants(grant)
+	if err != nil {
+		return nil, err
+	}
+	ticket, err := s.alice.API().Delegate(ctx, client.DelegateRequest{
+		Profile: "reader-agent", Purpose: "Read the open invoices", Grants: grants,
+	})
+	if err != nil {
+		return nil, err
+	}
+	agent, err := s.World.Token("agent")
+	if err != nil {
+		return nil, err
+	}
+	key, err := client.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	return c.Open(ctx, client.ExchangeRequest{
+		SubjectToken: ticket.Ticket.Reveal(), SubjectTokenType: client.TypeTicket,
+		ActorToken: agent, ActorTokenType: client.TypeJWT, Key: key,
+	}, nil)
+}
+
+// call is one tools/call by a real MCP client.
+func (s *Story) call(ctx context.Context, as *client.Session, tool string, args map[string]any) (*mcp.CallToolResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	agent := mcp.NewClient(&mcp.Implementation{Name: "demo-agent", Version: "1"}, nil)
+	session, err := agent.Connect(ctx, &mcp.StreamableClientTransport{
+		Endpoint: s.World.Public + "/mcp/bank", HTTPClient: &http.Client{Transport: as.Transport()}, MaxRetries: -1,
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	r, err := session.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: args})
+	return r, errors.Join(err, session.Close())
+}
+
+func parseGrants(short ...string) ([]mayfly.Grant, error) {
+	grants := make([]mayfly.Grant, len(short))
+	for i, s := range short {
+		g, err := mayfly.ParseGrant(s)
+		if err != nil {
+			return nil, err
+		}
+		grants[i] = g
+	}
+	return grants, nil
+}
+
+func grantList(grants []mayfly.Grant) string {
+	var b strings.Builder
+	for i, g := range grants {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(g.String())
+		if g.Limited() {
+			if object, err := json.Marshal(g); err == nil {
+				var limits struct {
+					Where  json.RawMessage `json:"where"`
+					Budget json.RawMessage `json:"budget"`
+				}
+				if json.Unmarshal(object, &limits) == nil {
+					fmt.Fprintf(&b, " where %s", limits.Where)
+					if limits.Budget != nil {
+						fmt.Fprintf(&b, " budget %s", limits.Budget)
+					}
+				}
+			}
+		}
+	}
+	return b.String()
+}
+
+// text is what a tool's result says.
+func text(r *mcp.CallToolResult) string {
+	var parts []string
+	for _, c := range r.Content {
+		if t, ok := c.(*mcp.TextContent); ok {
+			parts = append(parts, t.Text)
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+func clockTime(t time.Time) string { return t.Local().Format("15:04:05") }

@@ -1,0 +1,132 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/subtle"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// invoice is one row of the demo company's books.
+type invoice struct {
+	ID     string `json:"id"`
+	Vendor string `json:"vendor"`
+	Amount int    `json:"amount"` // whole euros
+	Paid   int    `json:"paid"`
+}
+
+// ticket is one support ticket.
+type ticket struct {
+	ID    string `json:"id"`
+	Title string `json:"title"`
+	Open  bool   `json:"open"`
+}
+
+// books is the small database behind both demo tools.
+type books struct {
+	mu       sync.Mutex // guards the fields below
+	invoices []invoice
+	tickets  []ticket
+}
+
+func newBooks() *books {
+	return &books{
+		invoices: []invoice{
+			{ID: "inv-1", Vendor: "acme", Amount: 120},
+			{ID: "inv-2", Vendor: "globex", Amount: 340},
+			{ID: "inv-3", Vendor: "initech", Amount: 4800},
+		},
+		tickets: []ticket{{ID: "tic-1", Title: "Printer on fire", Open: true}, {ID: "tic-2", Title: "VPN is slow", Open: true}},
+	}
+}
+
+func (b *books) list() []invoice {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.invoices)
+}
+
+func (b *books) pay(id string, amount int) (invoice, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := slices.IndexFunc(b.invoices, func(i invoice) bool { return i.ID == id })
+	if i < 0 {
+		return invoice{}, fmt.Errorf("there is no invoice %q", id)
+	}
+	if amount <= 0 || b.invoices[i].Paid+amount > b.invoices[i].Amount {
+		return invoice{}, fmt.Errorf("%d is not what is left to pay of %s", amount, id)
+	}
+	b.invoices[i].Paid += amount
+	return b.invoices[i], nil
+}
+
+// mcpServer is a real MCP server over the books, made with the official SDK.
+func (b *books) mcpServer() http.Handler {
+	s := mcp.NewServer(&mcp.Implementation{Name: "demo-bank", Version: "1"}, nil)
+	type none struct{}
+	type listed struct {
+		Invoices []invoice `json:"invoices"`
+	}
+	mcp.AddTool(s, &mcp.Tool{Name: "list_invoices", Description: "List the open vendor invoices."},
+		func(context.Context, *mcp.CallToolRequest, none) (*mcp.CallToolResult, listed, error) {
+			return nil, listed{b.list()}, nil
+		})
+	type payment struct {
+		Invoice string `json:"invoice" jsonschema:"the invoice's id"`
+		Vendor  string `json:"vendor" jsonschema:"who is paid"`
+		Amount  int    `json:"amount" jsonschema:"whole euros"`
+	}
+	mcp.AddTool(s, &mcp.Tool{Name: "pay_invoice", Description: "Pay a vendor invoice, or part of it."},
+		func(_ context.Context, _ *mcp.CallToolRequest, p payment) (*mcp.CallToolResult, invoice, error) {
+			paid, err := b.pay(p.Invoice, p.Amount)
+			return nil, paid, err
+		})
+	type removal struct {
+		Vendor string `json:"vendor"`
+	}
+	mcp.AddTool(s, &mcp.Tool{Name: "delete_vendor", Description: "Remove a vendor from the books, for ever."},
+		func(_ context.Context, _ *mcp.CallToolRequest, r removal) (*mcp.CallToolResult, none, error) {
+			return nil, none{}, fmt.Errorf("nobody should ever get here, and least of all for %s", r.Vendor)
+		})
+	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return s },
+		&mcp.StreamableHTTPOptions{Stateless: true, JSONResponse: true})
+}
+
+// api is a plain HTTP API over the tickets.
+func (b *books) api() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/tickets", func(w http.ResponseWriter, _ *http.Request) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		writeJSON(w, map[string]any{"tickets": b.tickets})
+	})
+	mux.HandleFunc("POST /v1/tickets/{id}/close", func(w http.ResponseWriter, r *http.Request) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		i := slices.IndexFunc(b.tickets, func(t ticket) bool { return t.ID == r.PathValue("id") })
+		if i < 0 {
+			http.Error(w, `{"error":"no such ticket"}`, http.StatusNotFound)
+			return
+		}
+		b.tickets[i].Open = false
+		writeJSON(w, b.tickets[i])
+	})
+	return mux
+}
+
+// guarded lets in only requests that carry the company's own key, which no
+// agent is ever given: the gateway attaches it.
+func guarded(key string, next http.Handler) http.Handler {
+	want := []byte("Bearer " + key)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), want) != 1 {
+			http.Error(w, `{"error":"this system knows only its own key"}`, http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
