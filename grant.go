@@ -1,18 +1,373 @@
 package mayfly
 
-// Grant is one thing a task may do.
+import (
+	"slices"
+	"strings"
+)
+
+// Grant is one thing a task may do: a pattern of actions at one target, what
+// their arguments must be, and how many there may be.
+//
+// Its short form is kind:target:action, such as mcp:github:create_issue or
+// http:orders:GET:/v1/orders/*. A "*" stands alone as the action or as the
+// HTTP method, or ends the action, and matches one or more of any character,
+// "/" included. The long form is the RFC 9396 object of [ParseGrantObject].
 type Grant struct {
 	Kind   string // mcp, http
 	Target string
-	// Action is a tool name, or METHOD:/path. "*" alone, or at the end, stands
-	// for one or more of any character.
-	Action string
+	Action string // a tool's name, or METHOD:/path
 	Where  Where
 	Budget Budget
 }
 
-// Where maps an argument (a top-level name, or a JSON Pointer) to what it must be.
-type Where map[string]Constraint
-type Constraint struct{}
-type Budget struct{ Calls int64 }
-type Arguments struct{}
+// Budget is how often a grant may be used, counted for the task that holds it
+// and all below that task. The zero value is no limit.
+type Budget struct {
+	Calls int64 // 0 is no limit
+	// Of is the [Grant.Key] of the grant this one was cut from, whose count it
+	// goes on with; "" counts by itself. Without it, narrowing a grant that is
+	// used up, or cutting it in two, would make it new.
+	Of string
+}
+
+// maxGrant is the longest short form, in bytes.
+const maxGrant = 1024
+
+// ParseGrant reads the short form. The error is of kind Invalid.
+func ParseGrant(short string) (Grant, error) {
+	if len(short) > maxGrant {
+		return Grant{}, Errorf(Invalid, "a grant is longer than %d bytes", maxGrant)
+	}
+	for i := range len(short) {
+		// RFC 6749 section 3.3: a grant must be able to stand in a scope.
+		if c := short[i]; c <= ' ' || c > '~' || c == '"' || c == '\\' {
+			return Grant{}, Errorf(Invalid, "the grant %+q has a character that cannot stand in one; use printable ASCII without spaces, quotes and backslashes", short)
+		}
+	}
+	parts := strings.SplitN(short, ":", 3)
+	if len(parts) != 3 {
+		return Grant{}, Errorf(Invalid, "%q is not a grant; write kind:target:action, such as mcp:github:create_issue", short)
+	}
+	g := Grant{Kind: parts[0], Target: parts[1], Action: parts[2]}
+	if !isName(g.Kind) {
+		return Grant{}, Errorf(Invalid, "%q begins with no kind of target; write kind:target:action, such as mcp:github:create_issue", short)
+	}
+	if !isName(g.Target) {
+		return Grant{}, Errorf(Invalid, "%q is not a target's name in %q; write kind:target:action, such as mcp:github:create_issue", g.Target, short)
+	}
+	if why := badAction(g.Kind, g.Action); why != "" {
+		return Grant{}, Errorf(Invalid, "the action of %q %s", short, why)
+	}
+	return g, nil
+}
+
+// isName reports whether s can be the name of a kind or target.
+func isName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		inside := c == '.' || c == '-' || c == '_'
+		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || inside && 0 < i && i < len(s)-1) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 63
+}
+
+// badAction says what is wrong with an action, or "".
+func badAction(kind, action string) string {
+	if action == "" {
+		return `is missing; name one, or write "*"`
+	}
+	if i := strings.IndexByte(action, '*'); kind != "http" && i >= 0 && i < len(action)-1 {
+		return `has a "*" that is not its end`
+	}
+	if kind != "http" || action == "*" {
+		return ""
+	}
+	method, path, found := strings.Cut(action, ":")
+	switch {
+	case !found:
+		return "must be METHOD:/path, such as GET:/v1/orders/*"
+	case method != "*" && !isMethod(method):
+		return `must begin with a method in capitals or with "*", such as GET:/v1/orders/*`
+	case path == "*":
+		return ""
+	case !strings.HasPrefix(path, "/"):
+		return "must have a path that begins with /, such as GET:/v1/orders/*"
+	case strings.ContainsAny(path, "?#"):
+		return "must be a path without query or fragment; limit those with where: {query.NAME: …}"
+	}
+	if i := strings.IndexByte(path, '*'); i >= 0 && i < len(path)-1 {
+		return `has a "*" that is not its end`
+	}
+	segments := strings.Split(path[1:], "/")
+	for i, s := range segments {
+		if s == "." || s == ".." || s == "" && i < len(segments)-1 {
+			return "has a path with an empty or dot segment, which no call ever has"
+		}
+	}
+	return ""
+}
+
+func isMethod(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !('A' <= c && c <= 'Z' || c == '-' && i > 0) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 32
+}
+
+// String is the short form: the grant without its limits.
+func (g Grant) String() string { return g.Kind + ":" + g.Target + ":" + g.Action }
+
+// Limited reports whether g is more than its short form says.
+func (g Grant) Limited() bool { return !g.Where.IsZero() || g.Budget != Budget{} }
+
+// Key names the count of g's budget within its task. It stays what it is when
+// the budget or, by [Narrow], the grant gets smaller.
+func (g Grant) Key() string {
+	if g.Budget.Of != "" {
+		return g.Budget.Of
+	}
+	return g.ownKey()
+}
+
+func (g Grant) ownKey() string {
+	if g.Where.IsZero() {
+		return g.String()
+	}
+	return g.String() + "#" + g.Where.id
+}
+
+// Equal reports whether g and o are the same grant with the same limits.
+func (g Grant) Equal(o Grant) bool {
+	return g.Kind == o.Kind && g.Target == o.Target && g.Action == o.Action && g.Where.id == o.Where.id && g.Budget == o.Budget
+}
+
+// Covers reports whether c fits the pattern of g. Its arguments may still not
+// fit: see [Grant.Allows].
+func (g *Grant) Covers(c *Call) bool {
+	if g.Kind == "" || g.Kind != c.Kind || g.Target != c.Target {
+		return false
+	}
+	if g.Kind != "http" || g.Action == "*" {
+		return fits(g.Action, c.Action)
+	}
+	gm, gp, _ := strings.Cut(g.Action, ":")
+	cm, cp, _ := strings.Cut(c.Action, ":")
+	return fits(gm, cm) && fits(gp, cp)
+}
+
+// fits is [MatchPattern] where an empty pattern fits nothing.
+func fits(pattern, value string) bool { return pattern != "" && MatchPattern(pattern, value) }
+
+// Allows reports whether c is something g lets a task do, and if not, why in
+// one sentence. The budget is not looked at: that is counted where it is spent.
+func (g Grant) Allows(c Call) (bool, string) {
+	if !g.Covers(&c) {
+		return false, c.Grant() + " is not covered by " + g.String()
+	}
+	if miss := g.Where.check(&c); miss != nil {
+		return false, miss.sentence()
+	}
+	return true, ""
+}
+
+// Match finds the grant that allows c: the first of those without a budget, else
+// the first. If there is none, the reason is the nearest miss.
+func Match(grants []Grant, c Call) (Grant, bool, string) {
+	i, reason := match(grants, &c)
+	if i < 0 {
+		return Grant{}, false, reason()
+	}
+	return grants[i], true, ""
+}
+
+// Find is [Match] without the cost of a reason: the index in grants, or -1.
+func Find(grants []Grant, c *Call) int {
+	found := -1
+	for i := range grants {
+		g := &grants[i]
+		if found >= 0 && g.Budget.Calls > 0 || !g.Covers(c) || g.Where.check(c) != nil {
+			continue
+		}
+		if g.Budget.Calls == 0 {
+			return i
+		}
+		found = i
+	}
+	return found
+}
+
+func match(grants []Grant, c *Call) (int, func() string) {
+	if i := Find(grants, c); i >= 0 {
+		return i, nil
+	}
+	return -1, func() string {
+		for i := range grants {
+			if grants[i].Covers(c) {
+				return grants[i].Where.check(c).sentence()
+			}
+		}
+		return "nothing granted covers " + c.Grant()
+	}
+}
+
+// Within reports, as an error of kind Invalid, whether g allows anything that
+// ceiling does not. Where that cannot be decided, it is refused.
+func (g Grant) Within(ceiling Grant) error {
+	if !g.covered(ceiling) {
+		return Errorf(Invalid, "%s is more than %s", g, ceiling)
+	}
+	if err := g.Where.within(ceiling.Where); err != nil {
+		return Errorf(Invalid, "%s: %s", g, AsError(err).Message)
+	}
+	switch most := ceiling.Budget.Calls; {
+	case most == 0:
+		return nil
+	case g.Budget.Calls == 0:
+		return Errorf(Invalid, "%s needs the budget it is given with; add budget: {calls: %d} or less", g, most)
+	case g.Budget.Calls > most:
+		return Errorf(Invalid, "%s may have a budget of at most %d calls", g, most)
+	}
+	return nil
+}
+
+// covered reports whether every action that fits g's pattern fits ceiling's.
+func (g Grant) covered(ceiling Grant) bool {
+	if g.Kind == "" || g.Kind != ceiling.Kind || g.Target != ceiling.Target {
+		return false
+	}
+	if g.Kind != "http" || ceiling.Action == "*" {
+		return narrower(g.Action, ceiling.Action)
+	}
+	gm, gp := "*", "*"
+	if g.Action != "*" {
+		gm, gp, _ = strings.Cut(g.Action, ":")
+	}
+	cm, cp, _ := strings.Cut(ceiling.Action, ":")
+	return narrower(gm, cm) && narrower(gp, cp)
+}
+
+// narrower reports whether every text that fits pattern fits wide.
+func narrower(pattern, wide string) bool {
+	if pattern == "" || wide == "" {
+		return false
+	}
+	begin, open := strings.CutSuffix(wide, "*")
+	if !open {
+		return pattern == wide
+	}
+	if own, open := strings.CutSuffix(pattern, "*"); open {
+		return strings.HasPrefix(own, begin)
+	}
+	return strings.HasPrefix(pattern, begin) && len(pattern) > len(begin)
+}
+
+// Within reports, as an error of kind Invalid, whether each grant of asked is
+// within at least one of ceiling. The error names the first that is not.
+func Within(asked, ceiling []Grant) error {
+	for _, g := range asked {
+		if _, err := within(g, ceiling); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// within finds the first grant of ceiling that g is within.
+func within(g Grant, ceiling []Grant) (Grant, error) {
+	err := Errorf(Invalid, "%s is more than can be granted here; ask for less", g)
+	for _, c := range ceiling {
+		why := g.Within(c)
+		if why == nil {
+			return c, nil
+		}
+		if g.covered(c) {
+			err = AsError(why) // nearer than the others: only the limits differ
+		}
+	}
+	return Grant{}, err
+}
+
+// Inherit gives a grant the limits of each grant of ceiling that covers it: what
+// a request means that says no more than a short form. Limits that g has already
+// stay, so that several ceilings can be asked one after the other. The error is
+// of kind Invalid.
+func Inherit(g Grant, ceiling []Grant) ([]Grant, error) {
+	var got []Grant
+	for _, c := range ceiling {
+		if !g.covered(c) {
+			continue
+		}
+		where, err := g.Where.and(c.Where)
+		if err != nil {
+			return nil, err
+		}
+		h := g
+		h.Where = where
+		if most := c.Budget.Calls; most > 0 && (h.Budget.Calls == 0 || h.Budget.Calls > most) {
+			h.Budget.Calls = most
+		}
+		got = append(got, h.cutFrom(c))
+	}
+	if len(got) == 0 {
+		return nil, Errorf(Invalid, "%s is more than can be granted here; ask for less", g)
+	}
+	return widest(got), nil
+}
+
+// cutFrom lets g go on with the count of the grant it was cut from.
+func (g Grant) cutFrom(c Grant) Grant {
+	if c.Budget.Calls == 0 {
+		return g
+	}
+	if g.Budget.Of = c.Key(); g.Budget.Of == g.ownKey() {
+		g.Budget.Of = ""
+	}
+	return g
+}
+
+// widest leaves out every grant that another one makes needless.
+func widest(grants []Grant) []Grant {
+	for i := 0; i < len(grants); i++ {
+		needless := func(j int) bool { return j != i && grants[i].Within(grants[j]) == nil }
+		if slices.ContainsFunc(indexes(len(grants)), needless) {
+			grants = slices.Delete(grants, i, i+1)
+			i--
+		}
+	}
+	return grants
+}
+
+func indexes(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// Narrow gives what is left of have when a task is to do no more than to: each
+// grant of to must be within one of have. One without limits takes those of
+// whatever covers it. Counts go on where they are. The error is of kind Invalid.
+func Narrow(have, to []Grant) ([]Grant, error) {
+	left := make([]Grant, 0, len(to))
+	for _, g := range to {
+		if !g.Limited() {
+			inherited, err := Inherit(g, have)
+			if err != nil {
+				return nil, err
+			}
+			left = append(left, inherited...)
+			continue
+		}
+		c, err := within(g, have)
+		if err != nil {
+			return nil, err
+		}
+		left = append(left, g.cutFrom(c))
+	}
+	return left, nil
+}
