@@ -55,9 +55,6 @@ type confirmation struct {
 // detail is a grant as authorization_details carry it (RFC 9396).
 type detail mayfly.Grant
 
-// grantType is the authorization_details type of a grant.
-const grantType = "mayfly_grant"
-
 // MarshalJSON writes the long form of every grant: RFC 9396 section 2 wants
 // objects with a type.
 func (d detail) MarshalJSON() ([]byte, error) {
@@ -65,7 +62,7 @@ func (d detail) MarshalJSON() ([]byte, error) {
 	if err != nil || text[0] != '"' {
 		return text, err
 	}
-	return append(append([]byte(`{"type":"`+grantType+`","grant":`), text...), '}'), nil
+	return append(append([]byte(`{"type":"`+mayfly.GrantType+`","grant":`), text...), '}'), nil
 }
 
 // UnmarshalJSON reads the long form of a grant.

@@ -1,8 +1,8 @@
 package token
 
 import (
-	"crypto/sha256"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,21 +25,20 @@ type Verified struct {
 const clockSkew = 5 * time.Second
 
 // Verify checks an access token of ours. What cannot change about a token
-// (signature and claims) is remembered by the digest of its text; its expiry
-// and its key are looked at each time. Whatever is wrong, the error is
+// (signature and claims) is remembered by its text; its expiry and its key are
+// looked at each time. Whatever is wrong, the error is
 // Unauthenticated with code invalid_token.
 func (k *Keyring) Verify(text string, now time.Time) (*Verified, error) {
 	if len(text) > maxToken {
 		return nil, invalid("the token is longer than %d bytes", maxToken)
 	}
-	digest := sha256.Sum256([]byte(text))
-	v := k.seen.get(digest)
+	v := k.seen.get(text)
 	if v == nil {
 		var err error
 		if v, err = k.verify(text, now); err != nil {
 			return nil, err
 		}
-		k.seen.put(digest, v)
+		k.seen.put(text, v)
 	}
 	if k.accepts(v.KeyID, now) == nil {
 		return nil, invalid("the token's key is not accepted any more; get a new token")
@@ -116,34 +115,36 @@ func (k *Keyring) Sign(p *policy.Permit, kid string, c Claims) (string, error) {
 	return text, nil
 }
 
-// seen remembers verified tokens by digest: the newest, at least seenSize and
-// at most twice as many. Two generations are cheaper than exact order, and
-// good enough: a token that is used stays.
+// seen remembers verified tokens: the newest, at least seenSize and at most
+// twice as many. Two generations are cheaper than exact order, and good enough:
+// a token that is used stays. The key is the text itself and not a digest of
+// it, because SHA-256 of a token costs 3 µs on a machine without instructions
+// for it, twenty times the look-up.
 type seen struct {
 	mu         sync.RWMutex // guards the fields below
-	young, old map[[sha256.Size]byte]*Verified
+	young, old map[string]*Verified
 }
 
-const seenSize = 8192
+const seenSize = 4096
 
-func (s *seen) get(digest [sha256.Size]byte) *Verified {
+func (s *seen) get(text string) *Verified {
 	s.mu.RLock()
-	v, young := s.young[digest]
+	v, young := s.young[text]
 	if !young {
-		v = s.old[digest]
+		v = s.old[text]
 	}
 	s.mu.RUnlock()
 	if !young && v != nil {
-		s.put(digest, v)
+		s.put(text, v)
 	}
 	return v
 }
 
-func (s *seen) put(digest [sha256.Size]byte, v *Verified) {
+func (s *seen) put(text string, v *Verified) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.young == nil || len(s.young) >= seenSize {
-		s.old, s.young = s.young, make(map[[sha256.Size]byte]*Verified)
+		s.old, s.young = s.young, make(map[string]*Verified)
 	}
-	s.young[digest] = v
+	s.young[strings.Clone(text)] = v // not the request it is part of
 }
