@@ -34,6 +34,11 @@ var (
 // integers, and RFC 7493 section 2.2 warns that readers will disagree.
 const maxNumber = 1<<53 - 1
 
+// maxMembers is how many members one object may have, whatever the limits: a
+// parser that looks for duplicates keeps them all, and a megabyte of short names
+// costs 50 MB and 130 ms.
+const maxMembers = 10_000
+
 // Check reports whether data is one JSON value (RFC 8259) that every parser
 // reads alike (RFC 7493) and that is within l. The error is a *mayfly.Error:
 // TooLarge where there are too many bytes, else Invalid.
@@ -103,21 +108,30 @@ func (l Limits) check(data []byte) error {
 	if l.Bytes > 0 && len(data) > l.Bytes {
 		return mayfly.Errorf(mayfly.TooLarge, "the JSON is longer than %d bytes; send less at once", l.Bytes)
 	}
-	depth, values := 0, 0
+	values := 0
+	var room [32]int
+	members := room[:0] // of each object and array we are in
 	for i := 0; i < len(data); i++ {
 		switch c := data[i]; {
 		case c == '{' || c == '[':
-			if depth++; l.Depth > 0 && depth > l.Depth {
+			if members = append(members, 0); l.Depth > 0 && len(members) > l.Depth {
 				return mayfly.Errorf(mayfly.Invalid, "the JSON is nested deeper than %d levels", l.Depth)
 			}
 		case c == '}' || c == ']':
-			depth--
+			if len(members) > 0 {
+				members = members[:len(members)-1]
+			}
 		case c == '"':
 			start := i + 1
 			i = endOfString(data, start)
 			if isName(data, i+1) {
 				if l.Name > 0 && i-start > l.Name {
 					return mayfly.Errorf(mayfly.Invalid, "the JSON has a member whose name is longer than %d bytes", l.Name)
+				}
+				if n := len(members); n > 0 {
+					if members[n-1]++; members[n-1] > maxMembers {
+						return mayfly.Errorf(mayfly.Invalid, "the JSON has an object with more than %d members", maxMembers)
+					}
 				}
 			} else if values++; l.Strings > 0 && values > l.Strings {
 				return mayfly.Errorf(mayfly.Invalid, "the JSON has more than %d strings; send less at once", l.Strings)

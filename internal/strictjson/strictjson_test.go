@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -19,6 +20,14 @@ func nested(depth int) string {
 
 func manyStrings(n int) string {
 	return "[" + strings.TrimSuffix(strings.Repeat(`"a",`, n), ",") + "]"
+}
+
+func manyMembers(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `,"%x":0`, i)
+	}
+	return "{" + b.String()[1:] + "}"
 }
 
 // documents are what parsers are known to disagree about.
@@ -69,6 +78,9 @@ var documents = []struct {
 	{"name of 128 bytes", `{"` + strings.Repeat("n", 128) + `":1}`, 0},
 	{"name of 129 bytes", `{"` + strings.Repeat("n", 129) + `":1}`, mayfly.Invalid},
 	{"name of 129 bytes, space before the colon", `{"` + strings.Repeat("n", 129) + "\" \n:1}", mayfly.Invalid},
+	{"10,000 members", manyMembers(10_000), 0},
+	{"10,001 members", manyMembers(10_001), mayfly.Invalid},
+	{"10,001 members in two objects", "[" + manyMembers(10_000) + `,{"a":{"b":1}}]`, 0},
 	{"string of 129 bytes", `["` + strings.Repeat("n", 129) + `"]`, 0},
 	{"1 MiB", `"` + strings.Repeat("a", 1<<20-2) + `"`, 0},
 	{"1 MiB and a byte", `"` + strings.Repeat("a", 1<<20-1) + `"`, mayfly.TooLarge},
