@@ -1,0 +1,99 @@
+package policy
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"github.com/mayfly-id/mayfly"
+)
+
+// Permit is an allow that can be spent once, for the question it answers. Only
+// this package makes one that can be; the zero value permits nothing.
+type Permit struct {
+	question *Question // of a permit to act
+	decision string
+	call     call
+	spends   []Spend
+	issues   bool // of a permit to sign a token
+	spent    atomic.Bool
+}
+
+// Spend is one call to count: of a task, against the grant with this key, of
+// which at most Max may be spent.
+type Spend struct {
+	Task  mayfly.TaskID
+	Grant string
+	Max   int64
+}
+
+// call is what must not have changed between the answer and its use.
+type call struct {
+	kind, target, action, digest string
+	task                         mayfly.TaskID
+}
+
+func callOf(q *Question) call {
+	return call{q.Call.Kind, q.Call.Target, q.Call.Action, q.Call.Digest, q.Chain[len(q.Chain)-1].Task.ID}
+}
+
+// Spends is what the call costs, root first: every budget of the chain that it
+// counts against.
+func (p *Permit) Spends() []Spend { return p.spends }
+
+// Spend uses a permit to act: once, and only for the question it answers. Any
+// other use is an Internal error.
+func (p *Permit) Spend(q *Question) error {
+	switch {
+	case p == nil || p.question == nil || q != p.question || q.Decision != p.decision || len(q.Chain) == 0 || callOf(q) != p.call:
+		return misused("a permit was presented for another question than it answers")
+	case p.spent.Swap(true):
+		return misused("a permit was spent twice")
+	}
+	return nil
+}
+
+// Issue uses a permit to sign a token: once, and only one that [DecideOpen] or
+// [DecideAgain] made. Any other use is an Internal error.
+func (p *Permit) Issue() error {
+	switch {
+	case p == nil || !p.issues:
+		return misused("a permit that does not permit a token was presented for one")
+	case p.spent.Swap(true):
+		return misused("a permit was spent twice")
+	}
+	return nil
+}
+
+func misused(how string) error {
+	return mayfly.Errorf(mayfly.Internal, "the request was not permitted").Because(errors.New(how))
+}
+
+// spends lists the budgets that an allowed call counts against: those of the
+// profile, the task and the token that allow it, for each task of the chain. A
+// profile's budget is counted beside the task's own, so that asking for a grant
+// in two halves does not double it.
+func spends(q *Question) []Spend {
+	var all []Spend
+	add := func(t *mayfly.Task, grants []mayfly.Grant) {
+		i := mayfly.Find(grants, &q.Call)
+		if i < 0 || grants[i].Budget.Calls == 0 {
+			return
+		}
+		s := Spend{t.ID, grants[i].Key(), grants[i].Budget.Calls}
+		for j := range all {
+			if all[j].Task == s.Task && all[j].Grant == s.Grant {
+				all[j].Max = min(all[j].Max, s.Max)
+				return
+			}
+		}
+		all = append(all, s)
+	}
+	for i := range q.Chain {
+		add(q.Chain[i].Task, q.Chain[i].Profile.Grants)
+		add(q.Chain[i].Task, q.Chain[i].Task.Grants)
+	}
+	if !q.TokenWhole {
+		add(q.Chain[len(q.Chain)-1].Task, q.Token)
+	}
+	return all
+}

@@ -1,0 +1,214 @@
+// Package policy answers one question: may this be done? It owns the order of
+// the terms, Cedar policies and their entities, the sentence that explains a
+// refusal, and the [Permit], which only an allow gives. It reads no clock,
+// store or network: all it needs is in the question, so the same question has
+// the same answer tomorrow. What is within what is decided in the root package.
+// Start reading at [Decide].
+package policy
+
+import (
+	"strings"
+	"time"
+
+	"github.com/mayfly-id/mayfly"
+)
+
+// Question is one call that a task wants to make.
+type Question struct {
+	Decision    string // id
+	Call        mayfly.Call
+	Chain       []Link         // root first; the last is the task that acts
+	Token       []mayfly.Grant // what the token is limited to
+	TokenWhole  bool           // the token stands for the whole task
+	Now         time.Time
+	SourceIP    string // where the call came from; "" where there is no such thing
+	TrustDomain string
+	Bundle      string // hash of the configuration
+	Policies    *Set   // nil is none
+}
+
+// Link is one task of a chain and its profile as it is configured now; nil where
+// a reload removed it.
+type Link struct {
+	Task    *mayfly.Task
+	Profile *mayfly.Profile
+}
+
+// Decide asks the terms of q in their order; the first that refuses is named.
+// The budget is not asked here: what an allow spends is in the permit, to be
+// taken in the commit that records it.
+//
+// The permit is nil unless the decision is an allow. Nothing that goes wrong in
+// here allows anything.
+func Decide(q *Question) (permit *Permit, d mayfly.Decision) {
+	defer refuseOnPanic(&permit, &d, q.Decision, q.Bundle)
+	d = mayfly.Decision{ID: q.Decision, Bundle: q.Bundle, Verdict: mayfly.Allow}
+	if !q.decide(&d) {
+		return nil, d
+	}
+	return &Permit{question: q, decision: q.Decision, call: callOf(q), spends: spends(q)}, d
+}
+
+// decide asks the terms; false is a refusal, written into d.
+func (q *Question) decide(d *mayfly.Decision) bool {
+	if len(q.Chain) == 0 || !live(q.Chain, q.Now, d) {
+		return false
+	}
+	acting := &q.Chain[len(q.Chain)-1]
+	if !q.TokenWhole && mayfly.Find(q.Token, &q.Call) < 0 {
+		return q.miss(d, mayfly.TermToken, "this token does not carry it", q.Token,
+			&mayfly.Next{Action: "request", Grant: q.Call.Grant(), Detail: "exchange the task's own token for one that names this grant"})
+	}
+	if !accepted(q.Chain, d) {
+		return false
+	}
+	if rootIsAsked(q.Chain) {
+		w := q.world()
+		if !w.askRoot(q.Policies, actionUse, w.resource(&q.Call), d) {
+			return false
+		}
+	}
+	for i := range q.Chain {
+		if q.Chain[i].Profile == nil {
+			return profileGone(q.Chain[i].Task.Profile, d)
+		}
+	}
+	if mayfly.Find(acting.Profile.Grants, &q.Call) < 0 {
+		return q.miss(d, mayfly.TermProfile, "the profile "+acting.Profile.Name+" never allows it", acting.Profile.Grants,
+			&mayfly.Next{Action: "none", Detail: "only a change of the profile could allow this"})
+	}
+	if mayfly.Find(acting.Task.Grants, &q.Call) < 0 {
+		return q.miss(d, mayfly.TermTask, "the task was not granted it", acting.Task.Grants,
+			&mayfly.Next{Action: "request", Grant: q.Call.Grant(), Detail: "ask whoever delegated this task for a task that has this grant"})
+	}
+	for i := len(q.Chain) - 2; i >= 0; i-- {
+		above := &q.Chain[i]
+		next := &mayfly.Next{Action: "request", Grant: q.Call.Grant(), Detail: "ask whoever is above this task; it cannot give what it does not have"}
+		if mayfly.Find(above.Task.Grants, &q.Call) < 0 {
+			return q.miss(d, mayfly.TermParent, "a task above this one was not granted it", above.Task.Grants, next)
+		}
+		if mayfly.Find(above.Profile.Grants, &q.Call) < 0 {
+			return q.miss(d, mayfly.TermParent, "the profile "+above.Profile.Name+" of a task above this one never allows it", above.Profile.Grants, next)
+		}
+	}
+	if q.Policies.empty() {
+		return true
+	}
+	w := q.world()
+	return w.askAgent(q.Policies, actionUse, acting, w.resource(&q.Call), d)
+}
+
+// miss refuses because no grant of a list allows the call. Where only the
+// arguments do not fit, the call can be put right; else next says what can.
+func (q *Question) miss(d *mayfly.Decision, term mayfly.Term, who string, grants []mayfly.Grant, next *mayfly.Next) bool {
+	_, _, why := mayfly.Match(grants, q.Call)
+	for i := range grants {
+		if grants[i].Covers(&q.Call) {
+			next = &mayfly.Next{Action: "retry", Detail: "change the call so that " + why + ", and send it again"}
+		}
+	}
+	return refuse(d, term, who+": "+why, next)
+}
+
+// refuse writes a refusal into d.
+func refuse(d *mayfly.Decision, term mayfly.Term, reason string, next *mayfly.Next) bool {
+	d.Verdict, d.Term, d.Reason, d.Next = mayfly.Deny, term, reason, next
+	return false
+}
+
+// live asks whether every task of a chain is, and whether it is one chain.
+func live(chain []Link, now time.Time, d *mayfly.Decision) bool {
+	next := &mayfly.Next{Action: "open", Detail: "open a new task"}
+	for i := range chain {
+		t := chain[i].Task
+		if t == nil || i == 0 && t.Parent != "" || i > 0 && t.Parent != chain[i-1].Task.ID {
+			return refuse(d, mayfly.TermLiveness, "the chain of this task is not complete; open a new one", next)
+		}
+		state, why := t.State(now)
+		switch {
+		case state == mayfly.Live:
+		case i == len(chain)-1:
+			return refuse(d, mayfly.TermLiveness, "the task is over ("+string(why)+"); open a new one", next)
+		default:
+			return refuse(d, mayfly.TermLiveness, "a task above this one is over ("+string(why)+"), and this one with it; open a new one", next)
+		}
+	}
+	return true
+}
+
+// accepted asks whether each profile still accepts who delegated to it. A
+// profile that is gone is for its own term.
+func accepted(chain []Link, d *mayfly.Decision) bool {
+	for i := range chain {
+		p := chain[i].Profile
+		if p == nil {
+			continue
+		}
+		ok := false
+		if i == 0 {
+			ok = p.Accepts(chain[i].Task.Root)
+		} else {
+			ok = p.AcceptsAgent(chain[i-1].Task.Profile)
+		}
+		if !ok {
+			return refuse(d, mayfly.TermDelegator, "the profile "+p.Name+" does not accept this delegator any more",
+				&mayfly.Next{Action: "none", Detail: "somebody whom the profile accepts must delegate a new task"})
+		}
+	}
+	return true
+}
+
+func profileGone(name string, d *mayfly.Decision) bool {
+	return refuse(d, mayfly.TermProfile, "the profile "+name+" was removed from the configuration",
+		&mayfly.Next{Action: "none", Detail: "ask the operator which profile to use"})
+}
+
+// rootIsAsked reports whether some profile of a chain takes the root's rights
+// from Cedar.
+func rootIsAsked(chain []Link) bool {
+	for i := range chain {
+		if p := chain[i].Profile; p != nil && p.Authority == mayfly.AuthorityPolicy {
+			return true
+		}
+	}
+	return false
+}
+
+// Visible reports whether some grant of every term could allow q's call with the
+// right arguments. It filters what an agent is shown and decides nothing.
+func Visible(q *Question) bool {
+	covered := func(grants []mayfly.Grant) bool {
+		for i := range grants {
+			if grants[i].Covers(&q.Call) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, l := range q.Chain {
+		if l.Task == nil || l.Profile == nil || !covered(l.Task.Grants) || !covered(l.Profile.Grants) {
+			return false
+		}
+	}
+	return len(q.Chain) > 0 && (q.TokenWhole || covered(q.Token))
+}
+
+// refuseOnPanic makes a denial of whatever went wrong.
+func refuseOnPanic(permit **Permit, d *mayfly.Decision, decision, bundle string) {
+	if recover() == nil {
+		return
+	}
+	*permit = nil
+	erring := d.Policies
+	*d = mayfly.Decision{ID: decision, Bundle: bundle, Policies: erring}
+	refuse(d, mayfly.TermPolicy, "the rules could not be evaluated, so the answer is no; tell the operator",
+		&mayfly.Next{Action: "none", Detail: "the operator can look up this decision"})
+}
+
+// named lists policies for a sentence.
+func named(ids []string) string {
+	if len(ids) == 1 {
+		return "the policy " + ids[0]
+	}
+	return "the policies " + strings.Join(ids, ", ")
+}
