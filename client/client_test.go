@@ -645,6 +645,9 @@ func TestTheTransportCallsTargetsAsTheTask(t *testing.T) {
 			t.Error(err)
 		}
 		bodies = append(bodies, string(body))
+		if r.ContentLength != int64(len(body)) {
+			t.Errorf("Content-Length = %d for %d bytes", r.ContentLength, len(body))
+		}
 		if r.Header.Get("Authorization") != "DPoP token-2" {
 			t.Errorf("Authorization = %q, want the target's token", r.Header.Get("Authorization"))
 		}

@@ -97,6 +97,9 @@ func (c *Client) gateway(req *http.Request, body *replay, token func(context.Con
 		if attempt.Body, err = body.next(); err != nil {
 			return nil, err
 		}
+		if body.length > 0 {
+			attempt.ContentLength = body.length
+		}
 		if err := c.authorize(attempt, who, false); err != nil {
 			body.close()
 			return nil, err
@@ -131,6 +134,9 @@ func (c *Client) resourceOf(req *http.Request) (string, error) {
 type replay struct {
 	open func() (io.ReadCloser, error) // nil once there is nothing to send again
 	body io.ReadCloser                 // for the first attempt of a long one
+	// length of a body that was read here, in bytes: the gateway takes no body
+	// without one.
+	length int64
 }
 
 func replayable(req *http.Request) (*replay, error) {
@@ -152,7 +158,13 @@ func replayable(req *http.Request) (*replay, error) {
 		}{io.MultiReader(bytes.NewReader(head), req.Body), req.Body}}, nil
 	}
 	req.Body.Close()
-	return &replay{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(head)), nil }}, nil
+	if len(head) == 0 {
+		return &replay{open: func() (io.ReadCloser, error) { return http.NoBody, nil }}, nil
+	}
+	return &replay{
+		open:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(head)), nil },
+		length: int64(len(head)),
+	}, nil
 }
 
 // next is the body of the next attempt.

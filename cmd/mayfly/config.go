@@ -16,6 +16,7 @@ import (
 	"github.com/mayfly-id/mayfly/internal/attest"
 	"github.com/mayfly-id/mayfly/internal/authority"
 	"github.com/mayfly-id/mayfly/internal/policy"
+	"github.com/mayfly-id/mayfly/internal/server"
 	"github.com/mayfly-id/mayfly/internal/strictjson"
 )
 
@@ -39,8 +40,8 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 	Hosts          []string
 	Audiences      []string
-	Store          string // sqlite:///… or postgres://…
-	Limits         Limits
+	Store          string        // sqlite:///… or postgres://…
+	Limits         server.Limits // of the public listener
 
 	Sources  []attest.Source
 	Clients  []attest.Client

@@ -1,26 +1,9 @@
 package main
 
-// Limits are the rate limits of the public listener. A zero member is the
-// default of [DefaultLimits].
-type Limits struct {
-	Unauthenticated Rate // per network address
-	Token           Rate // of the token endpoint, per client
-	Exchange        Rate // per task
-	ClientFailures  int  // failed client authentications a minute, per client
-	Loopback        bool // they hold for loopback peers too
-}
+import "github.com/mayfly-id/mayfly/internal/server"
 
-// Rate is a token bucket: PerSecond on average, Burst at once.
-type Rate struct{ PerSecond, Burst int }
-
-// DefaultLimits are in force where the configuration says nothing.
-var DefaultLimits = Limits{
-	Unauthenticated: Rate{5, 10},
-	Token:           Rate{20, 40},
-	Exchange:        Rate{10, 20},
-	ClientFailures:  10,
-}
-
+// limitsEntry is limits in mayfly.yaml; what it leaves out is the default of
+// server.DefaultLimits.
 type limitsEntry struct {
 	Unauthenticated *rateEntry `json:"unauthenticated"`
 	Token           *rateEntry `json:"token"`
@@ -37,11 +20,11 @@ type rateEntry struct {
 // maxRate bounds a limit to what can mean anything.
 const maxRate = 1_000_000
 
-func (d *document) limits(e *limitsEntry) Limits {
+func (d *document) limits(e *limitsEntry) server.Limits {
 	at := path{"limits"}
-	out := DefaultLimits
+	out := server.DefaultLimits()
 	out.Loopback = e.Loopback
-	rate := func(name string, from *rateEntry, to *Rate) {
+	rate := func(name string, from *rateEntry, to *server.Rate) {
 		if from == nil {
 			return
 		}
@@ -49,7 +32,7 @@ func (d *document) limits(e *limitsEntry) Limits {
 			d.wrong(at.to(name), "needs per_second, from 1 to %d, and burst, at least per_second", maxRate)
 			return
 		}
-		*to = Rate{from.PerSecond, from.Burst}
+		*to = server.Rate{from.PerSecond, from.Burst}
 	}
 	rate("unauthenticated", e.Unauthenticated, &out.Unauthenticated)
 	rate("token", e.Token, &out.Token)

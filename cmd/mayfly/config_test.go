@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/server"
 )
 
 const goodServer = `trust_domain: example.org
@@ -104,7 +105,7 @@ func TestAWholeConfigurationLoads(t *testing.T) {
 	if got := c.Targets["bank"].Credential.Value.Reveal(); got != "Bearer s3cret" {
 		t.Errorf("credential = %q, want the file's text without its line break", got)
 	}
-	if c.Listen.Admin != "/run/mayfly/admin.sock" || len(c.TrustedProxies) != 1 || c.Limits != DefaultLimits {
+	if c.Listen.Admin != "/run/mayfly/admin.sock" || len(c.TrustedProxies) != 1 || c.Limits != server.DefaultLimits() {
 		t.Errorf("listen %v, proxies %v, limits %v", c.Listen, c.TrustedProxies, c.Limits)
 	}
 	if key := c.Seal(); key[1] != 1 || key[31] != 31 {
