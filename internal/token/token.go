@@ -97,8 +97,8 @@ func (k *Keyring) Sign(p *policy.Permit, kid string, c Claims) (string, error) {
 	if signed == nil {
 		return "", mayfly.Errorf(mayfly.Unavailable, "the signing key was replaced meanwhile; try again")
 	}
-	if p == nil {
-		return "", mayfly.Errorf(mayfly.Internal, "the token was not signed").Because(errors.New("there is no permit"))
+	if err := p.Issue(); err != nil {
+		return "", err
 	}
 	payload, err := strictjson.Marshal(c.payload(k.issuer))
 	if err != nil {

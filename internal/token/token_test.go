@@ -20,6 +20,7 @@ import (
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/jose"
+	"github.com/mayfly-id/mayfly/internal/policy"
 	"github.com/mayfly-id/mayfly/internal/token"
 )
 
@@ -210,6 +211,33 @@ func TestWhatWasSignedIsWhatIsVerified(t *testing.T) {
 	})
 }
 
+func TestLimitsOfGrantsTravelWithThem(t *testing.T) {
+	k, _ := keyring(t)
+	c := good(t, start)
+	for _, object := range []string{
+		`{"type":"mayfly_grant","grant":"mcp:github:create_issue","where":{"repo":{"in":["acme/billing","acme/web"]},"/labels/0":{"equals":"bug"}}}`,
+		`{"type":"mayfly_grant","grant":"http:orders:POST:/v1/orders","where":{"amount":{"max":12.50}},"budget":{"calls":3}}`,
+	} {
+		g, err := mayfly.ParseGrantObject([]byte(object))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Details = append(c.Details, g)
+	}
+	v, err := k.Verify(sign(t, k, start, c), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(v.Claims.Details) != len(c.Details) {
+		t.Fatalf("got %v", v.Claims.Details)
+	}
+	for i, g := range v.Claims.Details {
+		if !g.Equal(c.Details[i]) || g.Key() != c.Details[i].Key() {
+			t.Errorf("signed %s, verified %s", c.Details[i], g)
+		}
+	}
+}
+
 func TestIntrospectionSaysWhatTheTokenSays(t *testing.T) {
 	k, _ := keyring(t)
 	for _, change := range []func(*token.Claims){
@@ -291,6 +319,20 @@ func TestNothingWrongIsEverSigned(t *testing.T) {
 	}
 	t.Run("no permit", func(t *testing.T) {
 		if text, err := k.Sign(nil, key.ID, good(t, start)); err == nil {
+			t.Errorf("signed %q", text)
+		}
+	})
+	t.Run("a permit that nobody gave", func(t *testing.T) {
+		if text, err := k.Sign(new(policy.Permit), key.ID, good(t, start)); err == nil {
+			t.Errorf("signed %q", text)
+		}
+	})
+	t.Run("a permit twice", func(t *testing.T) {
+		p := permit(t)
+		if _, err := k.Sign(p, key.ID, good(t, start)); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := k.Sign(p, key.ID, good(t, start)); err == nil {
 			t.Errorf("signed %q", text)
 		}
 	})
@@ -564,10 +606,9 @@ func BenchmarkSign(b *testing.B) {
 	b.Run("token", func(b *testing.B) {
 		k, key := keyring(b)
 		c := good(b, start)
-		p := permit(b)
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := k.Sign(p, key.ID, c); err != nil {
+			if _, err := k.Sign(permit(b), key.ID, c); err != nil {
 				b.Fatal(err)
 			}
 		}
