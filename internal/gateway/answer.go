@@ -23,6 +23,16 @@ func (x *request) problem(err error) {
 	x.respond(e.Kind.Status(), "application/problem+json", body)
 }
 
+// withDecision is err naming the decision it came after. It is a copy: one error
+// may end many calls.
+func withDecision(err error, id string) error {
+	e := *mayfly.AsError(err)
+	if e.Decision == "" {
+		e.Decision = id
+	}
+	return &e
+}
+
 // respond writes a whole answer.
 func (x *request) respond(status int, contentType string, body []byte) {
 	h := x.w.Header()

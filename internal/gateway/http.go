@@ -54,6 +54,7 @@ func (g *Gateway) serveHTTP(x *request) {
 	resp, sent, err := g.send(ctx, cancel, ad.Target(), out, func() error { return ad.Fresh(ctx) })
 	if err != nil {
 		outcome = x.unanswered(ctx, sent, err)
+		err = withDecision(err, ad.Decision().ID)
 		g.log(x, err)
 		x.problem(err)
 		return
@@ -62,12 +63,12 @@ func (g *Gateway) serveHTTP(x *request) {
 	outcome = authority.Outcome{Name: "failed", Status: resp.StatusCode, Detail: "the answer was not passed on"}
 	x.w.Header().Set("Mayfly-Decision", ad.Decision().ID)
 	if err := checkStatus(resp); err != nil {
-		x.problem(err)
+		x.problem(withDecision(err, ad.Decision().ID))
 		return
 	}
 	events := isEventStream(resp.Header)
 	if resp.ContentLength > maxAnswer && !events {
-		x.problem(tooLong())
+		x.problem(withDecision(tooLong(), ad.Decision().ID))
 		return
 	}
 	if events {
@@ -82,7 +83,7 @@ func (g *Gateway) serveHTTP(x *request) {
 
 	// From here on an answer that breaks off must not look whole: the
 	// connection is dropped, once the outcome says so.
-	n, err := x.relayBody(resp, events)
+	n, err := x.relayBody(ctx, resp, events)
 	outcome.Name, outcome.Detail, outcome.Bytes = "answered", body.said(), n
 	if err != nil {
 		outcome.Name, outcome.Detail = "cut", cutBy(ctx, x, err)
@@ -327,13 +328,16 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return 
 
 // relayBody passes a target's body on, each piece as it comes. It gives the
 // number of bytes passed, and an error where the body is not whole.
-func (x *request) relayBody(resp *http.Response, events bool) (n int64, err error) {
+func (x *request) relayBody(ctx context.Context, resp *http.Response, events bool) (n int64, err error) {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	flush := events || resp.ContentLength < 0
 	for {
 		read, err := resp.Body.Read(*buf)
 		if read > 0 {
+			if err := ctx.Err(); err != nil {
+				return n, err
+			}
 			if n += int64(read); n > maxAnswer && !events {
 				return n, tooLong()
 			}

@@ -95,10 +95,13 @@ func (g *Gateway) presentedSession(x *request) (string, error) {
 	case 0:
 		return "", nil
 	case 1:
-		return g.sessions.open(ids[0], x.target.Name, x.session)
+		return g.sessions.open(ids[0], x.owner())
 	}
 	return "", mayfly.Errorf(mayfly.Invalid, "send one Mcp-Session-Id")
 }
+
+// owner is whom sessions made on this request belong to.
+func (x *request) owner() owner { return owner{x.target.Name, x.session.Task(), x.session.Key()} }
 
 // callTool decides on a tools/call and forwards what was decided on.
 func (g *Gateway) callTool(x *request, m *message, session string) {
@@ -224,18 +227,43 @@ func (g *Gateway) exchange(x *request, m *message, body []byte, session string, 
 	resp, sent, err := g.send(ctx, cancel, target, out, fresh)
 	if err != nil {
 		*outcome = x.unanswered(ctx, sent, err)
+		if ad != nil {
+			err = withDecision(err, ad.Decision().ID)
+		}
 		g.answerFailure(x, m, err)
 		return
 	}
 	defer resp.Body.Close()
 	*outcome = authority.Outcome{Name: "failed", Status: resp.StatusCode, Detail: "the answer was not passed on"}
-	a := &answering{g: g, x: x, m: m, ad: ad, ctx: ctx, target: target, session: session, outcome: outcome}
+	a := g.answering(ctx, x, target, session, outcome)
+	a.m = m
+	if ad != nil {
+		a.decision = ad.Decision().ID
+		x.w.Header().Set("Mayfly-Decision", a.decision)
+	}
+	if ids := resp.Header["Mcp-Session-Id"]; m.method == methodInitialize && len(ids) == 1 && isSessionID(ids[0]) {
+		x.w.Header().Set("Mcp-Session-Id", g.sessions.seal(ids[0], x.owner()))
+	}
 	if err := a.relay(resp, limit); err != nil {
+		err = a.decided(err)
 		outcome.Detail = mayfly.AsError(err).Message
 		if ctx.Err() != nil {
 			outcome.Name, outcome.Detail = "cut", cutBy(ctx, x, err)
 		}
 		g.answerFailure(x, m, err)
+	}
+}
+
+// answering makes what passes the answers of one exchange on.
+func (g *Gateway) answering(ctx context.Context, x *request, target *mayfly.Target, session string, outcome *authority.Outcome) *answering {
+	return &answering{
+		ctx: ctx, x: x, target: target.Name, inSession: session != "", outcome: outcome,
+		mayCall: func(calls []mayfly.Call) ([]bool, error) { return g.authority.MayCall(ctx, x.session, calls) },
+		reply: func(e envelope) {
+			if err := g.answerServer(ctx, target, session, x.r.Header.Get("Mcp-Protocol-Version"), e); err != nil {
+				g.log(x, err)
+			}
+		},
 	}
 }
 
@@ -311,7 +339,7 @@ func (g *Gateway) listen(x *request) {
 	switch {
 	case resp.StatusCode == http.StatusOK && isEventStream(resp.Header):
 		limit.Reset(streamWithin)
-		a := &answering{g: g, x: x, ctx: ctx, target: x.target, session: session, outcome: &authority.Outcome{}}
+		a := g.answering(ctx, x, x.target, session, &authority.Outcome{})
 		if err := a.relayEvents(resp.Body); err != nil {
 			g.log(x, err)
 		}

@@ -19,14 +19,23 @@ import (
 // answering passes a target's answer on to the agent, as one JSON message or as
 // a stream of them, and changes in it what must be changed.
 type answering struct {
-	g       *Gateway
-	x       *request
-	m       *message             // nil on the stream of a session
-	ad      *authority.Admission // nil where nothing was decided
-	ctx     context.Context
-	target  *mayfly.Target
-	session string // the target's id
-	outcome *authority.Outcome
+	ctx       context.Context
+	x         *request
+	m         *message // nil on the stream of a session
+	target    string
+	inSession bool
+	decision  string // id of the decision that allowed m, "" where nothing was decided
+	outcome   *authority.Outcome
+	mayCall   func([]mayfly.Call) ([]bool, error)
+	reply     func(envelope) // answers a request of the server's
+}
+
+// decided is err with the decision that it came after.
+func (a *answering) decided(err error) error {
+	if a.decision == "" {
+		return err
+	}
+	return withDecision(err, a.decision)
 }
 
 // relay passes resp on. An error means that the answer has not begun, or has
@@ -40,7 +49,7 @@ func (a *answering) relay(resp *http.Response, limit *time.Timer) error {
 	case code == http.StatusForbidden:
 		// A challenge in it would be about our credential.
 		return mayfly.Errorf(mayfly.BadUpstream, "the target refused the credential that the gateway keeps for it; tell the operator")
-	case code == http.StatusNotFound && a.session != "":
+	case code == http.StatusNotFound && a.inSession:
 		return sessionOver()
 	case code >= 500:
 		return mayfly.Errorf(mayfly.BadUpstream, "the target answered with status %d", code)
@@ -48,15 +57,6 @@ func (a *answering) relay(resp *http.Response, limit *time.Timer) error {
 		a.outcome.Name, a.outcome.Detail = "answered", ""
 		x.respond(http.StatusAccepted, "", nil)
 		return nil
-	}
-	if a.ad != nil {
-		x.w.Header().Set("Mayfly-Decision", a.ad.Decision().ID)
-	}
-	if ids := resp.Header["Mcp-Session-Id"]; a.m.method == methodInitialize && len(ids) == 1 {
-		if !isSessionID(ids[0]) {
-			return mayfly.Errorf(mayfly.BadUpstream, "the target gave its session an id that cannot be one")
-		}
-		x.w.Header().Set("Mcp-Session-Id", a.g.sessions.seal(ids[0], a.target.Name, x.session))
 	}
 	switch mediaType(resp.Header) {
 	case "application/json":
@@ -154,12 +154,7 @@ func (a *answering) relayEvents(body io.Reader) error {
 					return mayfly.Errorf(mayfly.BadUpstream, "the target sends request after request that is not passed")
 				}
 				if a.m == nil || !a.m.modern { // in the modern era a server has no way to ask
-					version := x.r.Header.Get("Mcp-Protocol-Version")
-					answers.Go(func() {
-						if err := a.g.answerServer(a.ctx, a.target, a.session, version, e); err != nil {
-							a.g.log(x, err)
-						}
-					})
+					answers.Go(func() { a.reply(e) })
 				}
 			case e.method != nil:
 				out.data = in.data
@@ -180,6 +175,9 @@ func (a *answering) relayEvents(body io.Reader) error {
 		}
 		out.data = oneLine(out.data)
 		buf = out.append(buf[:0])
+		if err := a.ctx.Err(); err != nil {
+			return failure(a.ctx, err) // what is buffered was sent to a task that is over
+		}
 		a.begin(&begun)
 		a.outcome.Bytes += int64(len(buf))
 		x.writeWithin(chunkWrite)
@@ -252,7 +250,7 @@ func (a *answering) response(e envelope) ([]byte, error) {
 		id = jsontext.Value("null")
 	}
 	b = append(append(b, id...), ',')
-	return append(appendMember(b, member, value), '}'), nil
+	return append(appendMember(b, []byte(member), value), '}'), nil
 }
 
 // result changes in a result what must be changed. On the stream of a session
@@ -262,8 +260,8 @@ func (a *answering) result(v jsontext.Value) (jsontext.Value, error) {
 		return nil, mayfly.Errorf(mayfly.BadUpstream, "the target's result is not an object")
 	}
 	var tools, resultType, capabilities, version jsontext.Value
-	err := members(v, func(name string, v jsontext.Value) error {
-		switch name {
+	members(v, func(name []byte, v jsontext.Value) {
+		switch string(name) {
 		case "tools":
 			tools = v
 		case "resultType":
@@ -273,11 +271,7 @@ func (a *answering) result(v jsontext.Value) (jsontext.Value, error) {
 		case "protocolVersion":
 			version = v
 		}
-		return nil
 	})
-	if err != nil {
-		return nil, mayfly.Errorf(mayfly.BadUpstream, "the target's result cannot be read").Because(err)
-	}
 	if resultType.Kind() == '"' && text(resultType) == "input_required" {
 		return a.inputRequired()
 	}
@@ -300,15 +294,15 @@ func (a *answering) result(v jsontext.Value) (jsontext.Value, error) {
 
 // marked is the result of an allowed call with the decision that allowed it.
 func (a *answering) marked(v jsontext.Value) jsontext.Value {
-	decision := jsontext.Value(`"` + a.ad.Decision().ID + `"`) // an id of ours needs no escape
+	decision := jsontext.Value(`"` + a.decision + `"`) // an id of ours needs no escape
 	found := false
-	v = rebuild(v, func(name string, v jsontext.Value) jsontext.Value {
-		if name != "_meta" || v.Kind() != '{' {
+	v = rebuild(v, func(name []byte, v jsontext.Value) jsontext.Value {
+		if string(name) != "_meta" || v.Kind() != '{' {
 			return v
 		}
 		found = true
-		inner := rebuild(v, func(name string, v jsontext.Value) jsontext.Value {
-			if name == metaDecision {
+		inner := rebuild(v, func(name []byte, v jsontext.Value) jsontext.Value {
+			if string(name) == metaDecision {
 				return nil // not the target's to say
 			}
 			return v
@@ -330,9 +324,9 @@ func (a *answering) onlyCallable(v, tools jsontext.Value) (jsontext.Value, error
 	}
 	calls := make([]mayfly.Call, len(names))
 	for i, name := range names {
-		calls[i] = mayfly.Call{Kind: "mcp", Target: a.target.Name, Action: name}
+		calls[i] = mayfly.Call{Kind: "mcp", Target: a.target, Action: name}
 	}
-	visible, err := a.g.authority.MayCall(a.ctx, a.x.session, calls)
+	visible, err := a.mayCall(calls)
 	if err != nil {
 		return nil, err
 	}
@@ -347,8 +341,8 @@ func (a *answering) onlyCallable(v, tools jsontext.Value) (jsontext.Value, error
 		kept = append(kept, tool...)
 	}
 	kept = append(kept, ']')
-	v = rebuild(v, func(name string, v jsontext.Value) jsontext.Value {
-		switch name {
+	v = rebuild(v, func(name []byte, v jsontext.Value) jsontext.Value {
+		switch string(name) {
 		case "tools":
 			return kept
 		case "cacheScope":
@@ -365,48 +359,41 @@ func (a *answering) onlyCallable(v, tools jsontext.Value) (jsontext.Value, error
 // listTools reads a list of tools. One without a name, or with a name that no
 // call could have, is left out.
 func listTools(tools jsontext.Value) (listed []jsontext.Value, names []string, err error) {
-	bad := mayfly.Errorf(mayfly.BadUpstream, "the target's list of tools is not one")
 	if tools.Kind() != '[' {
-		return nil, nil, bad
+		return nil, nil, mayfly.Errorf(mayfly.BadUpstream, "the target's list of tools is not one")
 	}
-	err = elements(tools, func(tool jsontext.Value) error {
-		if tool.Kind() != '{' {
-			return bad
-		}
+	elements(tools, func(tool jsontext.Value) {
 		var name jsontext.Value
-		err := members(tool, func(member string, v jsontext.Value) error {
-			if member == "name" {
-				name = v
-			}
-			return nil
-		})
-		if err != nil {
-			return bad.Because(err)
+		if tool.Kind() == '{' {
+			members(tool, func(member []byte, v jsontext.Value) {
+				if string(member) == "name" {
+					name = v
+				}
+			})
 		}
 		if name.Kind() == '"' && isToolName(text(name)) {
 			listed, names = append(listed, tool), append(names, text(name))
 		}
-		return nil
 	})
-	return listed, names, err
+	return listed, names, nil
 }
 
 // onlyPassed is the result of a handshake with those of the server's
 // capabilities and versions that the gateway passes.
 func (a *answering) onlyPassed(v jsontext.Value) jsontext.Value {
 	modern := a.m != nil && a.m.modern
-	return rebuild(v, func(name string, v jsontext.Value) jsontext.Value {
+	return rebuild(v, func(name []byte, v jsontext.Value) jsontext.Value {
 		switch {
-		case name == "capabilities" && v.Kind() == '{':
-			return rebuild(v, func(capability string, v jsontext.Value) jsontext.Value {
+		case string(name) == "capabilities" && v.Kind() == '{':
+			return rebuild(v, func(capability []byte, v jsontext.Value) jsontext.Value {
 				switch {
-				case capability != "tools" || v.Kind() != '{':
+				case string(capability) != "tools" || v.Kind() != '{':
 					return nil
 				case modern:
 					// A change of the list is told through
 					// subscriptions/listen, which has no rule.
-					return rebuild(v, func(name string, v jsontext.Value) jsontext.Value {
-						if name == "listChanged" {
+					return rebuild(v, func(name []byte, v jsontext.Value) jsontext.Value {
+						if string(name) == "listChanged" {
 							return nil
 						}
 						return v
@@ -414,16 +401,15 @@ func (a *answering) onlyPassed(v jsontext.Value) jsontext.Value {
 				}
 				return v
 			})
-		case name == "supportedVersions" && v.Kind() == '[':
+		case string(name) == "supportedVersions" && v.Kind() == '[':
 			kept := jsontext.Value("[")
-			_ = elements(v, func(version jsontext.Value) error {
+			elements(v, func(version jsontext.Value) {
 				if version.Kind() == '"' && slices.Contains(supportedVersions(), text(version)) {
 					if len(kept) > 1 {
 						kept = append(kept, ',')
 					}
 					kept = append(kept, version...)
 				}
-				return nil
 			})
 			return append(kept, ']')
 		}
@@ -434,10 +420,10 @@ func (a *answering) onlyPassed(v jsontext.Value) jsontext.Value {
 // inputRequired stands in for a result that asks the client for something: those
 // requests have no rule, and without an answer there is no result.
 func (a *answering) inputRequired() (jsontext.Value, error) {
-	e := mayfly.Errorf(mayfly.Denied, "the tool asked for more input, which this gateway does not pass on; call it with all it needs")
-	if a.ad == nil {
+	if a.decision == "" {
 		return nil, mayfly.Errorf(mayfly.BadUpstream, "the target asked for input, which this gateway does not pass on")
 	}
-	e.Decision = a.ad.Decision().ID
+	e := mayfly.Errorf(mayfly.Denied, "the tool asked for more input, which this gateway does not pass on; call it with all it needs")
+	e.Decision = a.decision
 	return strictjson.Marshal(refusedCall(e, a.m.modern))
 }

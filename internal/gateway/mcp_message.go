@@ -116,8 +116,8 @@ func parseMessage(body []byte) (*message, *fault) {
 func (m *message) readParams() *fault {
 	call := m.method == methodCallTool
 	var name, arguments, meta jsontext.Value
-	err := members(m.params, func(member string, v jsontext.Value) error {
-		switch member {
+	members(m.params, func(member []byte, v jsontext.Value) {
+		switch string(member) {
 		case "_meta":
 			meta = v
 		case "name":
@@ -125,28 +125,24 @@ func (m *message) readParams() *fault {
 		case "arguments":
 			arguments = v
 		}
-		return nil
 	})
-	if err != nil {
-		return invalid(codeInvalidRequest, "the member \"params\" must be an object")
-	}
 	if meta != nil {
 		if f := m.readMeta(meta); f != nil {
 			return f
 		}
-		meta = rebuild(meta, func(member string, v jsontext.Value) jsontext.Value {
-			if member == metaCapabilities {
+		meta = rebuild(meta, func(member []byte, v jsontext.Value) jsontext.Value {
+			if string(member) == metaCapabilities {
 				return jsontext.Value("{}")
 			}
 			return v
 		})
 	}
 	if !call {
-		m.params = rebuild(m.params, func(member string, v jsontext.Value) jsontext.Value {
+		m.params = rebuild(m.params, func(member []byte, v jsontext.Value) jsontext.Value {
 			switch {
-			case member == "_meta":
+			case string(member) == "_meta":
 				return meta
-			case member == "capabilities" && m.method == methodInitialize:
+			case string(member) == "capabilities" && m.method == methodInitialize:
 				return jsontext.Value("{}")
 			}
 			return v
@@ -187,16 +183,15 @@ func (m *message) readMeta(meta jsontext.Value) *fault {
 		return invalid(codeInvalidParams, "the member \"_meta\" must be an object")
 	}
 	var version jsontext.Value
-	err := members(meta, func(member string, v jsontext.Value) error {
-		switch member {
+	members(meta, func(member []byte, v jsontext.Value) {
+		switch string(member) {
 		case metaVersion:
 			version = v
 		case metaCapabilities:
 			m.hasCapabilities = v.Kind() == '{'
 		}
-		return nil
 	})
-	if err != nil || version != nil && version.Kind() != '"' {
+	if version != nil && version.Kind() != '"' {
 		return invalid(codeInvalidParams, "the member %q of _meta must be a string", metaVersion)
 	}
 	if version != nil {
@@ -374,8 +369,14 @@ type envelope struct {
 // every level. The values are parts of data.
 func parseEnvelope(data []byte) (envelope, error) {
 	var e envelope
-	return e, members(data, func(name string, v jsontext.Value) error {
-		switch name {
+	if !jsontext.Value(data).IsValid() {
+		return e, mayfly.Errorf(mayfly.Invalid, "the message is not JSON that every parser reads alike")
+	}
+	if v := jsontext.Value(data); v.Kind() != '{' {
+		return e, mayfly.Errorf(mayfly.Invalid, "the message is not a JSON object")
+	}
+	members(data, func(name []byte, v jsontext.Value) {
+		switch string(name) {
 		case "jsonrpc":
 			e.version = string(v)
 		case "id":
@@ -389,80 +390,8 @@ func parseEnvelope(data []byte) (envelope, error) {
 		case "error":
 			e.err = v
 		}
-		return nil
 	})
-}
-
-// members visits the members of one JSON object, in order. Names that occur
-// twice at any level, invalid UTF-8 and anything after the object are errors.
-func members(object []byte, visit func(name string, v jsontext.Value) error) error {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(object))
-	open, err := dec.ReadToken()
-	if err != nil {
-		return err
-	}
-	if open.Kind() != '{' {
-		return mayfly.Errorf(mayfly.Invalid, "the JSON is not an object")
-	}
-	for dec.PeekKind() != '}' {
-		name, err := dec.ReadToken()
-		if err != nil {
-			return err
-		}
-		member := name.String()
-		v, err := dec.ReadValue()
-		if err != nil {
-			return err
-		}
-		// The decoder's own slice is good only until its next call.
-		end := dec.InputOffset()
-		if err := visit(member, object[end-int64(len(v)):end:end]); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.ReadToken(); err != nil {
-		return err
-	}
-	if rest := bytes.TrimLeft(object[dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
-		return mayfly.Errorf(mayfly.Invalid, "the JSON goes on after its end")
-	}
-	return nil
-}
-
-// rebuild writes a valid object again with each member as with gives it; nil
-// leaves it out.
-func rebuild(object jsontext.Value, with func(name string, v jsontext.Value) jsontext.Value) jsontext.Value {
-	b := make([]byte, 0, len(object))
-	b = append(b, '{')
-	// object was read before: it has no errors left to find.
-	_ = members(object, func(name string, v jsontext.Value) error {
-		if v = with(name, v); v == nil {
-			return nil
-		}
-		if len(b) > 1 {
-			b = append(b, ',')
-		}
-		b = appendMember(b, name, v)
-		return nil
-	})
-	return append(b, '}')
-}
-
-func appendMember(b []byte, name string, v jsontext.Value) []byte {
-	quoted, err := jsontext.AppendQuote(b, name)
-	if err != nil {
-		return b // the name is not UTF-8: the decoder it comes from lets none through
-	}
-	return append(append(quoted, ':'), v...)
-}
-
-// text is the text of a JSON string that was read as one.
-func text(v jsontext.Value) string {
-	s, err := jsontext.AppendUnquote(nil, v)
-	if err != nil {
-		return ""
-	}
-	return string(s)
+	return e, nil
 }
 
 // anyScalar reports whether match holds for a string, number or boolean of v, at
@@ -472,10 +401,7 @@ func anyScalar(v jsontext.Value, match func(jsontext.Value) bool) bool {
 		return match(v)
 	}
 	found := false
-	_ = members(v, func(_ string, inner jsontext.Value) error {
-		found = found || anyScalar(inner, match)
-		return nil
-	})
+	members(v, func(_ []byte, inner jsontext.Value) { found = found || anyScalar(inner, match) })
 	return found
 }
 
@@ -542,32 +468,4 @@ func fold(name []byte) string {
 		}
 		return least
 	}, name))
-}
-
-// elements visits the elements of a valid JSON array.
-func elements(array jsontext.Value, visit func(jsontext.Value) error) error {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(array))
-	if _, err := dec.ReadToken(); err != nil {
-		return err
-	}
-	for dec.PeekKind() != ']' {
-		v, err := dec.ReadValue()
-		if err != nil {
-			return err
-		}
-		end := dec.InputOffset()
-		if err := visit(array[end-int64(len(v)) : end : end]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// withMember appends a member that a valid object does not have yet.
-func withMember(object jsontext.Value, name string, v jsontext.Value) jsontext.Value {
-	b := append(make([]byte, 0, len(object)+len(name)+len(v)+4), object[:len(object)-1]...)
-	if len(b) > 1 {
-		b = append(b, ',')
-	}
-	return append(appendMember(b, name, v), '}')
 }

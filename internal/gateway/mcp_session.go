@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 
 	"github.com/mayfly-id/mayfly"
-	"github.com/mayfly-id/mayfly/internal/authority"
 )
 
 // sealer makes the MCP session ids agents are given: the target's own id,
@@ -37,33 +36,39 @@ func newSealer(key []byte) sealer {
 	return sealer{aead}
 }
 
-// seal makes the id an agent is given for a target's session.
-func (s sealer) seal(upstream, target string, who *authority.Session) string {
-	return base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, []byte(upstream), boundTo(target, who.Task(), who.Key())))
+// owner is whom a session belongs to.
+type owner struct {
+	target string
+	task   mayfly.TaskID
+	key    string // thumbprint of the key its token is bound to, or ""
 }
 
-// open gives back the target's session id. An id that is unknown, damaged,
-// another task's or another key's is NotFound, all the same way.
-func (s sealer) open(id, target string, who *authority.Session) (string, error) {
-	sealed, err := base64.RawURLEncoding.Strict().DecodeString(id)
-	if err == nil {
-		var upstream []byte
-		if upstream, err = s.aead.Open(nil, nil, sealed, boundTo(target, who.Task(), who.Key())); err == nil {
-			return string(upstream), nil
-		}
-	}
-	return "", mayfly.Errorf(mayfly.NotFound, "there is no such session; initialize again").Because(err)
-}
-
-// boundTo is what a session belongs to, in a form that is different for
-// different things.
-func boundTo(target string, task mayfly.TaskID, key string) []byte {
+// bytes is different for different owners.
+func (o owner) bytes() []byte {
 	var b []byte
-	for _, part := range []string{"mcp session", target, string(task), key} {
+	for _, part := range []string{"mcp session", o.target, string(o.task), o.key} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(part)))
 		b = append(b, part...)
 	}
 	return b
+}
+
+// seal makes the id that o is given for a target's session.
+func (s sealer) seal(upstream string, o owner) string {
+	return base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, []byte(upstream), o.bytes()))
+}
+
+// open gives back the target's session id. An id that is unknown, damaged or
+// somebody else's is NotFound, all the same way.
+func (s sealer) open(id string, o owner) (string, error) {
+	sealed, err := base64.RawURLEncoding.Strict().DecodeString(id)
+	if err == nil {
+		var upstream []byte
+		if upstream, err = s.aead.Open(nil, nil, sealed, o.bytes()); err == nil {
+			return string(upstream), nil
+		}
+	}
+	return "", mayfly.Errorf(mayfly.NotFound, "there is no such session; initialize again").Because(err)
 }
 
 // isSessionID reports whether a target's id is one the specification allows:

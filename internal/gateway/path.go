@@ -219,11 +219,12 @@ func encodeQuery(pairs []pair) string {
 	return b.String()
 }
 
-// clip keeps text from outside short enough to stand in a message.
+// clip makes text from outside fit to stand in a message or a record: short, and
+// valid UTF-8.
 func clip(s string) string {
 	const longest = 80
-	if len(s) <= longest {
-		return s
+	if len(s) > longest {
+		return strings.ToValidUTF8(s[:longest], "") + "…"
 	}
-	return strings.ToValidUTF8(s[:longest], "") + "…"
+	return strings.ToValidUTF8(s, "�")
 }
