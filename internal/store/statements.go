@@ -1,0 +1,330 @@
+package store
+
+import (
+	"strconv"
+	"strings"
+)
+
+// statement names one of the texts below: all the SQL there is, in the part of
+// the language that both engines share. In each text $1, $2, ... first appear
+// in that order, because SQLite's driver binds by first appearance.
+type statement int
+
+// Writes and guards: only the writer runs these. A guard that is a SELECT gives
+// a row exactly when it holds; one that is a write changes a row exactly then.
+const (
+	never statement = iota
+	chainLive
+	notRevoked
+	insertTask
+	addChild
+	spendGrant
+	spendTask
+	giveBack
+	giveBackTask
+	renewIdle
+	burnOnce
+	insertDelegation
+	useTicket
+	voidTicketsOf
+	narrowTask
+	closeTask
+	closeExpired
+	retireTask
+	insertRevocation
+	revokeRoot
+	revokeProfile
+	revokeSource
+	revokeClient
+	revokeAll
+	voidOfRoot
+	voidOfProfile
+	voidOfSource
+	voidAll
+	voidOfClosed
+	liftRevocation
+	revokeToken
+	insertKey
+	compromiseKey
+	openCall
+	endCall
+	advanceEpoch
+	recordEpoch
+	insertPerson
+	insertMeta
+	insertProcess
+	seenProcess
+	appendSpan
+	putTile
+	moveHead
+	purgeOnce
+	purgeRevoked
+	insertEvent1
+	insertEvent8
+	insertEvent64
+	lastOfProcess
+	writes // their number; the reads follow
+)
+
+// Reads: the pool runs these.
+const (
+	readTask statement = iota + writes
+	readTasks
+	readChildren
+	readDescendants
+	listTasks
+	listUnder
+	taskOpened
+	readExpired
+	readOrphans
+	readToRetire
+	readSpent
+	readDelegation
+	readDelegationBySecret
+	readKeys
+	readEpoch
+	readEpochChanges
+	readRevocations
+	readRevokedTokens
+	readAbandoned
+	readMeta
+	readPerson
+	readPersonKey
+	nextProcess
+	readEventByID
+	readEventsByTask
+	readEventsByDecision
+	readEventsAfter
+	lastEventTime
+	readHeads
+	readRun
+	readMAC
+	readSpans
+	readTile
+	readHead
+	statements // their number
+)
+
+const taskColumns = `t.id, t.profile, t.bundle, t.purpose, t.purpose_by, t.purpose_verified, t.root_json, t.parent, t.root_task,
+	t.ancestors, t.depth, t.grants, t.agent_json, t.key_jkt, t.dlg, t.ticket, t.opened_at, t.deadline, t.idle_for, t.idle_until,
+	t.budget, t.calls, t.children, t.version, t.closed_at, t.reason, t.closed_by, t.retired_at`
+
+const delegationColumns = `id, profile, purpose, purpose_by, purpose_verified, grants, root_json, parent, expires_at, task_ttl,
+	uses, used, made_at, dlg, voided_at`
+
+// A row's position follows from the last span of its process that begins at or
+// before it, if that span reaches it.
+const eventColumns = `e.proc, e.seq, e.id, e.time, e.kind, e.task, e.decision, e.person, e.leaf, e.body, e.mac,
+	(SELECT CASE WHEN e.seq < s.seq + s.n THEN s.start + e.seq - s.seq END
+	FROM log_span s WHERE s.proc = e.proc AND s.seq <= e.seq ORDER BY s.seq DESC LIMIT 1)`
+
+// listWhere is the filter of both lists of tasks. What follows "live" in it is
+// Task.State as SQL, without the parents.
+const listWhere = `
+	AND ($2 = '' OR t.profile = $2) AND ($3 = '' OR t.root_kind = $3) AND ($4 = '' OR t.root_sub = $4)
+	AND ($5 = ''
+		OR ($5 = 'live' AND t.closed_at IS NULL AND t.idle_until > $6 AND t.deadline > $6)
+		OR ($5 = 'retiring' AND t.retired_at IS NULL AND NOT (t.closed_at IS NULL AND t.idle_until > $6 AND t.deadline > $6))
+		OR ($5 = 'retired' AND t.retired_at IS NOT NULL))
+	AND (t.opened_at < $7 OR (t.opened_at = $7 AND t.id < $8))
+	ORDER BY t.opened_at DESC, t.id DESC LIMIT $9`
+
+// purgeLimit is how many rows one purge drops: a commit that drops more would
+// hold up everybody behind it.
+const purgeLimit = 2000
+
+var texts = [statements]string{
+	never: `SELECT 1 WHERE 1 = 0`,
+
+	chainLive: `SELECT COUNT(*) FROM task WHERE id IN ($1, $2, $3, $4, $5, $6)
+		AND closed_at IS NULL AND idle_until > $7 AND deadline > $7 HAVING COUNT(*) = $8`,
+
+	notRevoked: `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM revocation WHERE lifted_at IS NULL AND matches IN
+		($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16))`,
+
+	insertTask: `INSERT INTO task (id, profile, bundle, purpose, purpose_by, purpose_verified, root_kind, root_sub, root_source,
+		root_json, person, parent, root_task, ancestors, depth, grants, agent_json, agent_source, agent_client, key_jkt, dlg, ticket,
+		opened_at, deadline, idle_for, idle_until, budget, calls, children, version, closed_at, reason, closed_by, retired_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
+		$26, $27, 0, 0, 1, NULL, '', '', NULL)`,
+
+	addChild: `UPDATE task SET children = children + 1 WHERE id = $1 AND closed_at IS NULL AND children < $2`,
+
+	spendGrant: `INSERT INTO spend (task, grant_key, calls) VALUES ($1, $2, 1)
+		ON CONFLICT (task, grant_key) DO UPDATE SET calls = spend.calls + 1 WHERE spend.calls < $3`,
+
+	spendTask: `UPDATE task SET calls = calls + 1 WHERE id = $1 AND closed_at IS NULL AND calls < $2`,
+
+	giveBack: `UPDATE spend SET calls = calls - 1 WHERE task = $1 AND grant_key = $2 AND calls > 0
+		AND EXISTS (SELECT 1 FROM task t WHERE t.id = $1 AND t.closed_at IS NULL)`,
+
+	giveBackTask: `UPDATE task SET calls = calls - 1 WHERE id = $1 AND closed_at IS NULL AND calls > 0`,
+
+	renewIdle: `UPDATE task SET idle_until = $1 WHERE id = $2 AND closed_at IS NULL AND idle_until < $1 AND deadline >= $1`,
+
+	burnOnce: `INSERT INTO once (key, expires_at) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING`,
+
+	insertDelegation: `INSERT INTO delegation (id, secret_hash, profile, purpose, purpose_by, purpose_verified, grants, root_kind,
+		root_sub, root_source, root_json, parent, expires_at, task_ttl, uses, used, made_at, dlg, voided_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $16, $17, NULL)`,
+
+	useTicket: `UPDATE delegation SET used = used + 1
+		WHERE id = $1 AND used < uses AND expires_at > $2 AND voided_at IS NULL`,
+
+	voidTicketsOf: `UPDATE delegation SET voided_at = $1 WHERE parent = $2 AND parent <> '' AND voided_at IS NULL`,
+
+	narrowTask: `UPDATE task SET grants = $1, version = version + 1 WHERE id = $2 AND version = $3 AND closed_at IS NULL`,
+
+	closeTask: `UPDATE task SET closed_at = $1, reason = $2, closed_by = $3 WHERE id = $4 AND closed_at IS NULL`,
+
+	closeExpired: `UPDATE task SET closed_at = $1, reason = $2, closed_by = $3
+		WHERE id = $4 AND closed_at IS NULL AND (idle_until <= $1 OR deadline <= $1)`,
+
+	retireTask: `UPDATE task SET retired_at = $1 WHERE id = $2 AND closed_at IS NOT NULL AND retired_at IS NULL
+		AND NOT EXISTS (SELECT 1 FROM task c WHERE c.parent = $2 AND c.parent <> '' AND c.retired_at IS NULL)`,
+
+	insertRevocation: `INSERT INTO revocation (id, kind, value, matches, by_whom, at, lifted_at)
+		VALUES ($1, $2, $3, $4, $5, $6, NULL)`,
+
+	revokeRoot: `UPDATE task SET closed_at = $1, reason = 'revoked', closed_by = $2
+		WHERE closed_at IS NULL AND root_kind = $3 AND root_sub = $4`,
+	revokeProfile: `UPDATE task SET closed_at = $1, reason = 'revoked', closed_by = $2 WHERE closed_at IS NULL AND profile = $3`,
+	revokeSource: `UPDATE task SET closed_at = $1, reason = 'revoked', closed_by = $2
+		WHERE closed_at IS NULL AND (root_source = $3 OR agent_source = $3)`,
+	revokeClient: `UPDATE task SET closed_at = $1, reason = 'revoked', closed_by = $2 WHERE closed_at IS NULL AND agent_client = $3`,
+	revokeAll:    `UPDATE task SET closed_at = $1, reason = 'revoked', closed_by = $2 WHERE closed_at IS NULL`,
+
+	voidOfRoot: `UPDATE delegation SET voided_at = $1
+		WHERE voided_at IS NULL AND expires_at > $1 AND root_kind = $2 AND root_sub = $3`,
+	voidOfProfile: `UPDATE delegation SET voided_at = $1 WHERE voided_at IS NULL AND expires_at > $1 AND profile = $2`,
+	voidOfSource:  `UPDATE delegation SET voided_at = $1 WHERE voided_at IS NULL AND expires_at > $1 AND root_source = $2`,
+	voidAll:       `UPDATE delegation SET voided_at = $1 WHERE voided_at IS NULL AND expires_at > $1`,
+	voidOfClosed: `UPDATE delegation SET voided_at = $1 WHERE voided_at IS NULL AND expires_at > $1 AND parent <> ''
+		AND EXISTS (SELECT 1 FROM task t WHERE t.id = delegation.parent AND t.closed_at IS NOT NULL)`,
+
+	liftRevocation: `UPDATE revocation SET lifted_at = $1 WHERE id = $2 AND lifted_at IS NULL`,
+
+	revokeToken: `INSERT INTO revoked_token (jti, task, at, expires_at) VALUES ($1, $2, $3, $4) ON CONFLICT (jti) DO NOTHING`,
+
+	insertKey: `INSERT INTO signing_key (id, use, alg, private, made_at, signs_from, signs_until, accept_until, compromised_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULL)`,
+	compromiseKey: `UPDATE signing_key SET compromised_at = $1 WHERE id = $2 AND compromised_at IS NULL`,
+
+	openCall: `INSERT INTO open_call (decision, task, proc, at) VALUES ($1, $2, $3, $4)`,
+	endCall:  `DELETE FROM open_call WHERE decision = $1`,
+
+	advanceEpoch: `UPDATE epoch SET n = n + 1 WHERE one = 1`,
+	recordEpoch: `INSERT INTO epoch_change (n, kind, subject, at)
+		SELECT n, CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT) FROM epoch WHERE one = 1`,
+
+	insertPerson:  `INSERT INTO person (id, lookup, key, made_at) VALUES ($1, $2, $3, $4) ON CONFLICT (lookup) DO NOTHING`,
+	insertMeta:    `INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING`,
+	insertProcess: `INSERT INTO process (proc, node, started_at, seen_at) VALUES ($1, $2, $3, $4) ON CONFLICT (proc) DO NOTHING`,
+	seenProcess:   `UPDATE process SET seen_at = $1 WHERE proc = $2`,
+
+	appendSpan: `INSERT INTO log_span (start, proc, seq, n) VALUES ($1, $2, $3, $4)`,
+	putTile: `INSERT INTO log_tile (level, idx, data) VALUES ($1, $2, $3)
+		ON CONFLICT (level, idx) DO UPDATE SET data = excluded.data`,
+	moveHead: `UPDATE log_head SET size = $1, note = $2, at = $3 WHERE one = 1 AND size = $4`,
+	purgeOnce: `DELETE FROM once WHERE key IN
+		(SELECT o.key FROM once o WHERE o.expires_at < $1 ORDER BY o.expires_at LIMIT $2)`,
+	purgeRevoked: `DELETE FROM revoked_token WHERE expires_at < $1`,
+
+	insertEvent1:  insertEvents(1),
+	insertEvent8:  insertEvents(8),
+	insertEvent64: insertEvents(64),
+	lastOfProcess: `SELECT seq, mac FROM event WHERE proc = $1 ORDER BY seq DESC LIMIT 1`,
+
+	readTask:  `SELECT ` + taskColumns + ` FROM task t WHERE t.id = $1`,
+	readTasks: `SELECT ` + taskColumns + ` FROM task t WHERE t.id IN ($1, $2, $3, $4, $5, $6, $7, $8)`,
+	readChildren: `SELECT ` + taskColumns + ` FROM task t WHERE t.parent = $1 AND t.parent <> ''
+		ORDER BY t.opened_at, t.id`,
+	readDescendants: `WITH RECURSIVE below (id) AS (
+			SELECT c.id FROM task c WHERE c.parent = $1 AND c.parent <> ''
+			UNION ALL SELECT d.id FROM below b CROSS JOIN task d WHERE d.parent = b.id AND d.parent <> '')
+		SELECT ` + taskColumns + ` FROM task t WHERE t.id IN (SELECT id FROM below) ORDER BY t.depth, t.opened_at, t.id`,
+	listTasks: `SELECT ` + taskColumns + ` FROM task t WHERE $1 = ''` + listWhere,
+	listUnder: `WITH RECURSIVE below (id) AS (
+			SELECT c.id FROM task c WHERE c.id = $1
+			UNION ALL SELECT d.id FROM below b CROSS JOIN task d WHERE d.parent = b.id AND d.parent <> '')
+		SELECT ` + taskColumns + ` FROM task t WHERE t.id IN (SELECT id FROM below)` + listWhere,
+	taskOpened:  `SELECT opened_at FROM task WHERE id = $1`,
+	readExpired: `SELECT ` + taskColumns + ` FROM task t WHERE t.closed_at IS NULL AND t.idle_until <= $1 ORDER BY t.idle_until LIMIT $2`,
+	readOrphans: `SELECT ` + taskColumns + ` FROM task p CROSS JOIN task t
+		WHERE p.closed_at IS NOT NULL AND p.retired_at IS NULL AND t.parent = p.id AND t.parent <> '' AND t.closed_at IS NULL LIMIT $1`,
+	readToRetire: `SELECT ` + taskColumns + ` FROM task t WHERE t.closed_at IS NOT NULL AND t.retired_at IS NULL
+		AND NOT EXISTS (SELECT 1 FROM task c WHERE c.parent = t.id AND c.parent <> '' AND c.retired_at IS NULL)
+		ORDER BY t.closed_at LIMIT $1`,
+	readSpent:              `SELECT grant_key, calls FROM spend WHERE task = $1`,
+	readDelegation:         `SELECT ` + delegationColumns + ` FROM delegation WHERE id = $1`,
+	readDelegationBySecret: `SELECT ` + delegationColumns + ` FROM delegation WHERE secret_hash = $1`,
+	readKeys: `SELECT id, use, alg, private, made_at, signs_from, signs_until, accept_until, compromised_at
+		FROM signing_key WHERE use = $1 ORDER BY made_at, id`,
+	readEpoch:         `SELECT n FROM epoch WHERE one = 1`,
+	readEpochChanges:  `SELECT n, kind, subject, at FROM epoch_change WHERE n > $1 ORDER BY n LIMIT $2`,
+	readRevocations:   `SELECT id, kind, value, by_whom, at FROM revocation WHERE lifted_at IS NULL ORDER BY at, id`,
+	readRevokedTokens: `SELECT jti, task, at, expires_at FROM revoked_token WHERE expires_at > $1`,
+	readAbandoned: `SELECT c.decision, c.task, c.at FROM open_call c WHERE c.proc <> $1
+		AND NOT EXISTS (SELECT 1 FROM process p WHERE p.proc = c.proc AND p.seen_at > $2) LIMIT $3`,
+	readMeta:      `SELECT value FROM meta WHERE key = $1`,
+	readPerson:    `SELECT id, key FROM person WHERE lookup = $1`,
+	readPersonKey: `SELECT key FROM person WHERE id = $1`,
+	nextProcess:   `SELECT COALESCE(MAX(proc), 0) + 1 FROM process`,
+
+	readEventByID: `SELECT ` + eventColumns + ` FROM event e WHERE e.id = $1`,
+	readEventsByTask: `SELECT ` + eventColumns + ` FROM event e WHERE e.task = $1 AND e.task <> ''
+		AND (e.time, e.proc, e.seq) > ($2, $3, $4) ORDER BY e.time, e.proc, e.seq LIMIT $5`,
+	readEventsByDecision: `SELECT ` + eventColumns + ` FROM event e WHERE e.decision = $1 AND e.decision <> ''
+		ORDER BY e.time, e.proc, e.seq`,
+	readEventsAfter: `SELECT e.proc, e.seq, e.id, e.time, e.kind, e.task, e.decision, e.person, e.leaf, e.body, e.mac, s.start + e.seq - s.seq
+		FROM log_span s CROSS JOIN event e
+		WHERE s.start >= COALESCE((SELECT MAX(a.start) FROM log_span a WHERE a.start <= $1), 0)
+		AND e.proc = s.proc AND e.seq >= s.seq AND e.seq < s.seq + s.n AND s.start + e.seq - s.seq > $1
+		ORDER BY s.start, e.seq LIMIT $2`,
+	lastEventTime: `SELECT COALESCE(MAX(e.time), 0) FROM process p CROSS JOIN event e
+		WHERE e.proc = p.proc AND e.seq = (SELECT MAX(l.seq) FROM event l WHERE l.proc = p.proc)`,
+
+	readHeads: `SELECT p.proc, COALESCE((SELECT s.seq + s.n FROM log_span s WHERE s.proc = p.proc ORDER BY s.seq DESC LIMIT 1), 1)
+		FROM process p ORDER BY p.proc`,
+	readRun: `SELECT e.proc, e.seq, e.id, e.time, e.kind, e.task, e.decision, e.person, e.leaf, e.body, e.mac, CAST(NULL AS BIGINT)
+		FROM event e WHERE e.proc = $1 AND e.seq >= $2 ORDER BY e.seq LIMIT $3`,
+	readMAC:   `SELECT mac FROM event WHERE proc = $1 AND seq = $2`,
+	readSpans: `SELECT start, proc, seq, n FROM log_span WHERE start > $1 ORDER BY start LIMIT $2`,
+	readTile:  `SELECT data FROM log_tile WHERE level = $1 AND idx = $2`,
+	readHead:  `SELECT size, note, at FROM log_head WHERE one = 1`,
+}
+
+// insertEvents is the insert of n event rows at once.
+func insertEvents(n int) string {
+	var b strings.Builder
+	b.WriteString(`INSERT INTO event (proc, seq, id, time, kind, task, decision, person, leaf, body, mac) VALUES `)
+	for i := range n {
+		if i > 0 {
+			b.WriteString(`, `)
+		}
+		for c := range eventColumnCount {
+			b.WriteString([]string{`(`, `, `}[min(c, 1)])
+			b.WriteString(`$` + strconv.Itoa(i*eventColumnCount+c+1))
+		}
+		b.WriteString(`)`)
+	}
+	return b.String()
+}
+
+const eventColumnCount = 11
+
+// parameters is how many arguments s takes: the highest $n in it.
+func (s statement) parameters() int {
+	highest := 0
+	for part := range strings.SplitSeq(texts[s], "$") {
+		n := 0
+		for _, c := range part {
+			if c < '0' || c > '9' {
+				break
+			}
+			n = 10*n + int(c-'0')
+		}
+		highest = max(highest, n)
+	}
+	return highest
+}
