@@ -208,19 +208,17 @@ func duration(d time.Duration) string {
 
 // RevokeAll throws the kill switch: it closes every live task with value
 // anywhere in its chain and refuses new ones until it is lifted. kind is human,
-// service, profile, source, client, or all with an empty value. It says how many
-// tasks it closed.
-func (c *Client) RevokeAll(ctx context.Context, kind, value string) (mayfly.Revocation, int, error) {
+// service, profile, source, client, or all with an empty value.
+func (c *Client) RevokeAll(ctx context.Context, kind, value string) (mayfly.Revocation, error) {
 	body := map[string]any{kind: value}
 	if kind == "all" {
 		body[kind] = true
 	}
 	var a struct {
 		Revocation mayfly.Revocation `json:"revocation"`
-		Closed     int               `json:"closed"`
 	}
 	err := c.call(ctx, request{method: http.MethodPost, path: "/v1/revocations", json: body}, &a)
-	return a.Revocation, a.Closed, err
+	return a.Revocation, err
 }
 
 // Revocations lists what is in force.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
@@ -101,19 +102,18 @@ func (c revokeCmd) Run(ctx context.Context, t *terminal) error {
 	if kind == "all" {
 		value = ""
 	}
-	r, closed, err := api.RevokeAll(ctx, kind, value)
+	r, err := api.RevokeAll(ctx, kind, value)
 	if err != nil {
 		return err
 	}
 	if t.JSON {
 		t.print(struct {
 			Revocation mayfly.Revocation `json:"revocation"`
-			Closed     int               `json:"closed"`
-		}{r, closed})
+		}{r})
 		return nil
 	}
-	fmt.Fprintf(t.Stdout, "%s: %s closed for %s %s, and nothing new opens until `mayfly revoke --lift %s`\n",
-		r.ID, count(closed, "task"), r.Kind, clean(r.Value), r.ID)
+	fmt.Fprintf(t.Stdout, "%s: every task of %s is over, and nothing new opens until `mayfly revoke --lift %s`\n",
+		r.ID, strings.TrimSpace(r.Kind+" "+clean(r.Value)), r.ID)
 	return nil
 }
 

@@ -100,7 +100,7 @@ func newNode(ctx context.Context, c *Config, logger *slog.Logger) (n *node, err 
 	if err != nil {
 		return n, err
 	}
-	n.gateway = gateway.New(n.authority, gateway.Options{Logger: logger})
+	n.gateway = gateway.New(n.authority, gateway.Options{Logger: logger, SessionKey: n.db.Key("mcp session")})
 
 	options := server.Options{
 		Logger: logger, Gateway: n.gateway, TrustedProxies: c.TrustedProxies, Limits: server.Limits(c.Limits),

@@ -61,7 +61,6 @@ func askedGrants(q asked, p *mayfly.Profile, parent *mayfly.Task, ticket *mayfly
 		return nil, mayfly.Coded(mayfly.Invalid, "invalid_scope", "at most %d grants can be asked for at once", maxAsked)
 	}
 
-	// The nearest ceiling gives a short form its limits; the others must cover it.
 	ceilings := [][]mayfly.Grant{p.Grants}
 	if parent != nil {
 		ceilings = append(ceilings, parent.Grants)
@@ -79,22 +78,19 @@ func askedGrants(q asked, p *mayfly.Profile, parent *mayfly.Task, ticket *mayfly
 		}
 		short = p.Default
 	}
-	granted := slices.Clone(long)
+	var granted []mayfly.Grant
 	for _, g := range long {
-		for _, ceiling := range ceilings {
-			if err := mayfly.Within([]mayfly.Grant{g}, ceiling); err != nil {
-				return nil, badDetails(err)
-			}
+		cut, err := mayfly.Cut(g, ceilings...)
+		if err != nil {
+			return nil, badDetails(err)
 		}
+		granted = append(granted, cut)
 	}
 	for _, g := range short {
-		var inherited []mayfly.Grant
-		for _, ceiling := range ceilings {
-			var err error
-			if inherited, err = mayfly.Inherit(g, ceiling); err != nil {
-				return nil, mayfly.Coded(mayfly.Invalid, "invalid_scope",
-					"%s is more than can be granted here; what can be: %s", g, listGrants(ceiling))
-			}
+		inherited, err := mayfly.Inherit(g, ceilings...)
+		if err != nil {
+			return nil, mayfly.Coded(mayfly.Invalid, "invalid_scope",
+				"%s is more than can be granted here; what can be: %s", g, listGrants(ceilings[len(ceilings)-1]))
 		}
 		granted = append(granted, inherited...)
 	}
