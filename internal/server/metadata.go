@@ -7,11 +7,8 @@ import (
 	"github.com/mayfly-id/mayfly"
 )
 
-// grantDetail is our type of authorization_details (RFC 9396).
-const grantDetail = "mayfly_grant"
-
 // clientAlgs are the algorithms that client assertions may be signed with.
-var clientAlgs = []string{"ES256", "EdDSA", "RS256", "PS256"}
+var clientAlgs = []string{"ES256", "EdDSA", "RS256"}
 
 // metadata is the authorization server's metadata (RFC 8414 section 2). It says
 // what there is and no more; scopes are left out because they name targets.
@@ -58,7 +55,7 @@ func serverMetadata(c *call) error {
 		RevocationAuth:        assertion,
 		RevocationAuthAlgs:    clientAlgs,
 		DPoPAlgs:              []string{"ES256", "EdDSA"},
-		DetailTypes:           []string{grantDetail},
+		DetailTypes:           []string{mayfly.GrantType},
 	})
 	return nil
 }
@@ -91,7 +88,7 @@ func resourceMetadata(c *call) error {
 		Servers:     []string{issuer},
 		Methods:     []string{"header"},
 		DPoPAlgs:    []string{"ES256", "EdDSA"},
-		DetailTypes: []string{grantDetail},
+		DetailTypes: []string{mayfly.GrantType},
 	})
 	return nil
 }
