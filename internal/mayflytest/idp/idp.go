@@ -17,6 +17,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -66,6 +68,7 @@ func start(t testing.TB, s *httptest.Server, secure bool) *Provider {
 	p := &Provider{t: t, server: s, answers: map[string]http.HandlerFunc{}, fetched: map[string]int{}}
 	p.Rotate("ES256")
 	s.Config.Handler = http.HandlerFunc(p.serve)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // refused certificates are a test's business
 	if secure {
 		s.StartTLS()
 	} else {
