@@ -52,7 +52,7 @@ func OnEachEngine(t *testing.T, test func(t *testing.T, dsn string)) {
 func SQLite(t testing.TB) string { return "sqlite://" + filepath.Join(t.TempDir(), "mayfly.db") }
 
 // Postgres is the DSN of an empty database in the test process's own cluster.
-func Postgres(t testing.TB) string { return pgtest.Database(t) }
+func Postgres(t testing.TB) string { return pgtest.New(t) }
 
 // Options differ from a plain system. The zero value is one node on SQLite.
 type Options struct {
@@ -488,9 +488,14 @@ func (s *System) Do(r *http.Request) Answer {
 	defer c.CloseIdleConnections()
 	resp, err := c.Do(r)
 	must(s.T, err)
+	return read(s.T, resp)
+}
+
+func read(t testing.TB, resp *http.Response) Answer {
+	t.Helper()
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	must(s.T, err)
+	must(t, err)
 	return Answer{resp.StatusCode, resp.Header, body}
 }
 
