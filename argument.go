@@ -82,9 +82,8 @@ func (a Arguments) With(name, text string) (Arguments, error) {
 func (a Arguments) Len() int { return len(a.list) }
 
 // lookup finds the value at path, which begins with an argument's name and goes
-// on as a JSON Pointer does (RFC 6901 section 4). A value that cannot be read
-// is not there, so that a grant that asks about it refuses... unless the grant
-// wants it absent: hence readable, false where nothing may be concluded.
+// on as a JSON Pointer does (RFC 6901 section 4); nil where there is none.
+// Nothing may be concluded, absence least of all, from what is not readable.
 func (a Arguments) lookup(path []string) (v *value, readable bool) {
 	for i := range a.list {
 		if a.list[i].name != path[0] {

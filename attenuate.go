@@ -8,6 +8,9 @@ import (
 // within reports as an error whether arguments can fit w that do not fit
 // ceiling. Every argument that ceiling is about must be one that w is about.
 func (w Where) within(ceiling Where) error {
+	if w.id == ceiling.id {
+		return nil
+	}
 	for _, c := range ceiling.conditions {
 		own := w.about(c.name)
 		if own == nil {
@@ -148,7 +151,10 @@ func (p *prover) one(c constraint, t *test) bool {
 			}
 			return true
 		case s.op == opAbsent && s.yes:
-			return t.passes(nil)
+			// Only what is missing passes c, or, with more to ask of it, nothing.
+			return !c.holds(nil) || t.passes(nil)
+		case s.same(t):
+			return true
 		}
 	}
 	switch {
@@ -195,6 +201,15 @@ func (p *prover) one(c constraint, t *test) bool {
 		}
 	}
 	return false
+}
+
+// same reports whether s and t are one test, written twice.
+func (s *test) same(t *test) bool {
+	return s.op == t.op && s.each == t.each && s.yes == t.yes && s.count == t.count && s.text == t.text && s.limit == t.limit &&
+		slices.EqualFunc(s.set, t.set, func(a, b value) bool { return a.equal(&b) }) &&
+		slices.EqualFunc(s.parts, t.parts, func(a, b constraint) bool {
+			return slices.EqualFunc(a, b, func(a, b test) bool { return a.same(&b) })
+		})
 }
 
 // stronger reports whether s alone implies t.

@@ -1,9 +1,6 @@
 package mayfly
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 // Grant is one thing a task may do: a pattern of actions at one target, what
 // their arguments must be, and how many there may be.
@@ -176,12 +173,16 @@ func (g Grant) Allows(c Call) (bool, string) {
 
 // Match finds the grant that allows c: the first of those without a budget, else
 // the first. If there is none, the reason is the nearest miss.
-func Match(grants []Grant, c Call) (Grant, bool, string) {
-	i, reason := match(grants, &c)
-	if i < 0 {
-		return Grant{}, false, reason()
+func Match(grants []Grant, c Call) (g Grant, ok bool, reason string) {
+	if i := Find(grants, &c); i >= 0 {
+		return grants[i], true, ""
 	}
-	return grants[i], true, ""
+	for i := range grants {
+		if grants[i].Covers(&c) {
+			return Grant{}, false, grants[i].Where.check(&c).sentence()
+		}
+	}
+	return Grant{}, false, "nothing granted covers " + c.Grant()
 }
 
 // Find is [Match] without the cost of a reason: the index in grants, or -1.
@@ -198,20 +199,6 @@ func Find(grants []Grant, c *Call) int {
 		found = i
 	}
 	return found
-}
-
-func match(grants []Grant, c *Call) (int, func() string) {
-	if i := Find(grants, c); i >= 0 {
-		return i, nil
-	}
-	return -1, func() string {
-		for i := range grants {
-			if grants[i].Covers(c) {
-				return grants[i].Where.check(c).sentence()
-			}
-		}
-		return "nothing granted covers " + c.Grant()
-	}
 }
 
 // Within reports, as an error of kind Invalid, whether g allows anything that
@@ -269,53 +256,40 @@ func narrower(pattern, wide string) bool {
 // within at least one of ceiling. The error names the first that is not.
 func Within(asked, ceiling []Grant) error {
 	for _, g := range asked {
-		if _, err := within(g, ceiling); err != nil {
+		if _, err := Cut(g, ceiling); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// Cut gives g as a part of each ceiling: it must be within one grant of each,
+// with the limits it states itself, and goes on with the count of a grant that
+// has a budget. The error is of kind Invalid.
+func Cut(g Grant, ceilings ...[]Grant) (Grant, error) {
+	for _, ceiling := range ceilings {
+		c, err := within(g, ceiling)
+		if err != nil {
+			return Grant{}, err
+		}
+		g = g.cutFrom(c)
+	}
+	return g, nil
+}
+
 // within finds the first grant of ceiling that g is within.
 func within(g Grant, ceiling []Grant) (Grant, error) {
-	err := Errorf(Invalid, "%s is more than can be granted here; ask for less", g)
+	nearest := Errorf(Invalid, "%s is more than can be granted here; ask for less", g)
 	for _, c := range ceiling {
 		why := g.Within(c)
 		if why == nil {
 			return c, nil
 		}
 		if g.covered(c) {
-			err = AsError(why) // nearer than the others: only the limits differ
+			nearest = AsError(why) // only the limits differ
 		}
 	}
-	return Grant{}, err
-}
-
-// Inherit gives a grant the limits of each grant of ceiling that covers it: what
-// a request means that says no more than a short form. Limits that g has already
-// stay, so that several ceilings can be asked one after the other. The error is
-// of kind Invalid.
-func Inherit(g Grant, ceiling []Grant) ([]Grant, error) {
-	var got []Grant
-	for _, c := range ceiling {
-		if !g.covered(c) {
-			continue
-		}
-		where, err := g.Where.and(c.Where)
-		if err != nil {
-			return nil, err
-		}
-		h := g
-		h.Where = where
-		if most := c.Budget.Calls; most > 0 && (h.Budget.Calls == 0 || h.Budget.Calls > most) {
-			h.Budget.Calls = most
-		}
-		got = append(got, h.cutFrom(c))
-	}
-	if len(got) == 0 {
-		return nil, Errorf(Invalid, "%s is more than can be granted here; ask for less", g)
-	}
-	return widest(got), nil
+	return Grant{}, nearest
 }
 
 // cutFrom lets g go on with the count of the grant it was cut from.
@@ -329,24 +303,54 @@ func (g Grant) cutFrom(c Grant) Grant {
 	return g
 }
 
-// widest leaves out every grant that another one makes needless.
-func widest(grants []Grant) []Grant {
-	for i := 0; i < len(grants); i++ {
-		needless := func(j int) bool { return j != i && grants[i].Within(grants[j]) == nil }
-		if slices.ContainsFunc(indexes(len(grants)), needless) {
-			grants = slices.Delete(grants, i, i+1)
-			i--
+// Inherit gives a grant the limits of each grant that covers it, of one ceiling
+// after the other: what a request means that says no more than a short form.
+// Limits that g has already stay. The error is of kind Invalid.
+func Inherit(g Grant, ceilings ...[]Grant) ([]Grant, error) {
+	got := []Grant{g}
+	for _, ceiling := range ceilings {
+		var limited []Grant
+		for _, g := range got {
+			for _, c := range ceiling {
+				if !g.covered(c) {
+					continue
+				}
+				h, err := g.and(c)
+				if err != nil {
+					return nil, err
+				}
+				limited = append(limited, h)
+			}
+		}
+		if got = widest(limited); len(got) == 0 {
+			return nil, Errorf(Invalid, "%s is more than can be granted here; ask for less", g)
 		}
 	}
-	return grants
+	return got, nil
 }
 
-func indexes(n int) []int {
-	all := make([]int, n)
-	for i := range all {
-		all[i] = i
+// and is g with the limits of c, which covers it, beside its own.
+func (g Grant) and(c Grant) (Grant, error) {
+	where, err := g.Where.and(c.Where)
+	if err != nil {
+		return Grant{}, err
 	}
-	return all
+	g.Where = where
+	if most := c.Budget.Calls; most > 0 && (g.Budget.Calls == 0 || g.Budget.Calls > most) {
+		g.Budget.Calls = most
+	}
+	return g.cutFrom(c), nil
+}
+
+// widest leaves out every grant that is within another one.
+func widest(grants []Grant) []Grant {
+	var kept []Grant
+	for i, g := range grants {
+		if Within([]Grant{g}, kept) != nil && Within([]Grant{g}, grants[i+1:]) != nil {
+			kept = append(kept, g)
+		}
+	}
+	return kept
 }
 
 // Narrow gives what is left of have when a task is to do no more than to: each
@@ -363,11 +367,11 @@ func Narrow(have, to []Grant) ([]Grant, error) {
 			left = append(left, inherited...)
 			continue
 		}
-		c, err := within(g, have)
+		cut, err := Cut(g, have)
 		if err != nil {
 			return nil, err
 		}
-		left = append(left, g.cutFrom(c))
+		left = append(left, cut)
 	}
 	return left, nil
 }
