@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -293,6 +294,27 @@ func TestAnAlteredProofNeverVerifies(t *testing.T) {
 			rt.Fatalf("altered and accepted: %q as %+v", altered, p)
 		}
 	})
+}
+
+// An ECDSA signature (r, s) has a twin (r, n-s) that anybody can make. The twin
+// must be the same proof, so that single use by key and id catches it.
+func TestTheTwinOfAProofIsTheSameProof(t *testing.T) {
+	good := prove(t, ecKey(t), jose.ES256, wanted())
+	dot := strings.LastIndexByte(good, '.')
+	signature, err := base64.RawURLEncoding.DecodeString(good[dot+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := new(big.Int).SetBytes(signature[32:])
+	s.Sub(elliptic.P256().Params().N, s).FillBytes(signature[32:])
+	first, err := check(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin, err := check(good[:dot+1] + base64.RawURLEncoding.EncodeToString(signature))
+	if err == nil && twin != first {
+		t.Errorf("%+v and %+v", first, twin)
+	}
 }
 
 func TestAProofForAnythingElseNeverVerifies(t *testing.T) {
