@@ -32,7 +32,7 @@ func (d *document) limits(e *limitsEntry) server.Limits {
 			d.wrong(at.to(name), "needs per_second, from 1 to %d, and burst, at least per_second", maxRate)
 			return
 		}
-		*to = server.Rate{from.PerSecond, from.Burst}
+		*to = server.Rate{PerSecond: from.PerSecond, Burst: from.Burst}
 	}
 	rate("unauthenticated", e.Unauthenticated, &out.Unauthenticated)
 	rate("token", e.Token, &out.Token)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -273,6 +274,48 @@ func TestAWrongConfigurationIsNamed(t *testing.T) {
 	}
 }
 
+func TestEveryBrokenPolicyIsNamed(t *testing.T) {
+	_, err := load(t, map[string]string{
+		"policies/a.cedar": "// one\npermit (principal, action, resource",
+		"policies/b.cedar": "\n\nforbid (principal, action, resource) when { context.labels.contains(\"x\") };",
+		"policies/c.cedar": "@approval(\"leads\")\nforbid (principal, action, resource);",
+	})
+	p, ok := errors.AsType[problems](err)
+	if !ok || len(p) != 3 {
+		t.Fatalf("err = %v, want three problems", err)
+	}
+	for i, want := range []struct {
+		file, message string
+		line          int
+	}{{"a.cedar", "not Cedar", 2}, {"b.cedar", "context.labels", 3}, {"c.cedar", "@approval", 1}} {
+		if filepath.Base(p[i].File) != want.file || p[i].Line != want.line || !strings.Contains(p[i].Message, want.message) {
+			t.Errorf("problem = %v, want %s:%d with %q", p[i], want.file, want.line, want.message)
+		}
+	}
+}
+
+func TestLimitsAreTakenOrNamed(t *testing.T) {
+	c, err := load(t, map[string]string{"mayfly.yaml": goodServer + "limits: {token: {per_second: 2, burst: 3}, loopback: true}\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := server.DefaultLimits()
+	want.Token, want.Loopback = server.Rate{PerSecond: 2, Burst: 3}, true
+	if c.Limits != want {
+		t.Errorf("limits = %+v, want %+v", c.Limits, want)
+	}
+	for text, want := range map[string]string{
+		"{token: {per_second: 5, burst: 2}}":  "limits.token: needs per_second",
+		"{exchange: {per_second: 0}}":         "limits.exchange: needs per_second",
+		"{client_failures: 0}":                "limits.client_failures: must be from 1",
+		"{tokens: {per_second: 1, burst: 1}}": `did you mean "token"?`,
+	} {
+		if _, err := load(t, map[string]string{"mayfly.yaml": goodServer + "limits: " + text + "\n"}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestEverythingWrongIsSaidAtOnce(t *testing.T) {
 	_, err := load(t, map[string]string{
 		"mayfly.yaml":                 strings.NewReplacer("https://mayfly.example.org", "https://mayfly.example.org/", "127.0.0.1:8080", "orders.example").Replace(goodServer),
@@ -280,7 +323,7 @@ func TestEverythingWrongIsSaidAtOnce(t *testing.T) {
 		"profiles/second.yml":         goodProfile,
 		"policies/old/guard.cedar":    goodPolicy,
 	})
-	p, ok := err.(problems)
+	p, ok := errors.AsType[problems](err)
 	if !ok {
 		t.Fatalf("err = %v, want problems", err)
 	}
