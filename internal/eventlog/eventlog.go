@@ -283,11 +283,13 @@ func (l *Log) Sequence(ctx context.Context) (n int, err error) {
 			b.PutTile(int64(t.level), t.index, t.data)
 		}
 	})
-	if _, refused := errors.AsType[*store.Refused](err); refused {
-		return 0, errOvertaken
-	}
 	if err != nil {
-		return 0, err // it may be stored or not: the next step reads the head
+		// It may be stored or not, and by us or by another process: the next
+		// step follows the head wherever it is.
+		if now, unread := l.db.Head(ctx); unread == nil && now.Size != head.Size {
+			return 0, errOvertaken
+		}
+		return 0, err
 	}
 	failpoint.Here("eventlog: stored")
 	l.last, l.note = next, signed

@@ -238,8 +238,8 @@ func (v *verifier) grow(ctx context.Context, head store.Head) error {
 	if !bytes.Equal(root, c.Hash) {
 		return differs(-1, "the records make the root %x, and the checkpoint of %d is signed for %x", root, c.Size, c.Hash)
 	}
-	for level, t := range v.tiles {
-		if err := v.tile(ctx, level, t); err != nil {
+	for level := range uint(len(v.tiles)) {
+		if err := v.tile(ctx, level, v.tiles[level]); err != nil {
 			return err
 		}
 	}
