@@ -302,10 +302,9 @@ func (b *streamedBody) said() string {
 
 // readBody reads a request's whole body of at most max bytes.
 func (x *request) readBody(max int) ([]byte, error) {
-	long := mayfly.Errorf(mayfly.TooLarge, "the body is longer than %d bytes; send less at once", max)
 	if x.r.ContentLength > int64(max) {
-		x.w.Header().Set("Connection", "close")
-		return nil, long
+		x.w.Header().Set("Connection", "close") // nobody will read the rest
+		return nil, longBody(max)
 	}
 	var body []byte
 	var err error
@@ -319,9 +318,13 @@ func (x *request) readBody(max int) ([]byte, error) {
 	case err != nil:
 		return nil, mayfly.Errorf(mayfly.Invalid, "the body broke off before its end").Because(err)
 	case len(body) > max:
-		return nil, long
+		return nil, longBody(max)
 	}
 	return body, nil
+}
+
+func longBody(max int) *mayfly.Error {
+	return mayfly.Errorf(mayfly.TooLarge, "the body is longer than %d bytes; send less at once", max)
 }
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}

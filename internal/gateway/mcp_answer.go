@@ -297,8 +297,11 @@ func (a *answering) marked(v jsontext.Value) jsontext.Value {
 	decision := jsontext.Value(`"` + a.decision + `"`) // an id of ours needs no escape
 	found := false
 	v = rebuild(v, func(name []byte, v jsontext.Value) jsontext.Value {
-		if string(name) != "_meta" || v.Kind() != '{' {
+		if string(name) != "_meta" {
 			return v
+		}
+		if v.Kind() != '{' {
+			return nil
 		}
 		found = true
 		inner := rebuild(v, func(name []byte, v jsontext.Value) jsontext.Value {

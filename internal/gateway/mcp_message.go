@@ -413,8 +413,7 @@ func foldedTwice(data []byte) (name string, twice bool) {
 		first int  // of its names
 		mixed bool // one of them is not plain lower case
 	}
-	var names [][]byte
-	var scopes []scope
+	names, scopes := make([][]byte, 0, 32), make([]scope, 0, 8)
 	for i := 0; i < len(data); i++ {
 		switch data[i] {
 		case '{', '[':
