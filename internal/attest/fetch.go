@@ -235,13 +235,7 @@ func (f *fetcher) dialer(z zone) func(context.Context, string, string) (net.Conn
 				return nil, errAddress
 			}
 		}
-		d := net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			a, err := netip.ParseAddrPort(address)
-			if err != nil || !z.allows(a.Addr().Unmap()) {
-				return errAddress
-			}
-			return nil
-		}}
+		d := net.Dialer{ControlContext: z.control}
 		err = errAddress
 		for _, a := range addresses {
 			var conn net.Conn
@@ -251,6 +245,15 @@ func (f *fetcher) dialer(z zone) func(context.Context, string, string) (net.Conn
 		}
 		return nil, err
 	}
+}
+
+// control is the last word before the kernel connects to address.
+func (z zone) control(_ context.Context, _, address string, _ syscall.RawConn) error {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil || !z.allows(a.Addr().Unmap()) {
+		return errAddress
+	}
+	return nil
 }
 
 func (f *fetcher) resolve(ctx context.Context, host string) ([]netip.Addr, error) {

@@ -72,8 +72,24 @@ func TestEveryFormOfAnInsideAddressIsRefused(t *testing.T) {
 	}
 }
 
+func TestTheKernelsSideOfAConnectionIsCheckedAgain(t *testing.T) {
+	for address, ok := range map[string]bool{
+		"93.184.216.34:443": true, "[2606:4700::1]:443": true, "[::ffff:93.184.216.34]:443": true,
+		"127.0.0.1:443": false, "[::1]:443": false, "[::ffff:127.0.0.1]:443": false, "[fe80::1%eth0]:443": false, "10.0.0.1:443": false,
+		"localhost:443": false, "127.0.0.1": false, "": false, "/run/socket": false,
+	} {
+		if err := public.control(t.Context(), "tcp", address, nil); (err == nil) != ok {
+			t.Errorf("%q: %v, want ok %v", address, err, ok)
+		}
+	}
+}
+
 func TestAnAddressFromDataIsHTTPSAtAHostName(t *testing.T) {
 	issuer, err := parseIssuer("https://login.corp.example:8443/tenant", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := parseIssuer("https://login.example", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +104,8 @@ func TestAnAddressFromDataIsHTTPSAtAHostName(t *testing.T) {
 	}{
 		{issuer, "https://login.corp.example:8443/keys", true},
 		{issuer, "https://LOGIN.corp.example:8443/keys?v=1", true},
+		{plain, "https://login.example:443/keys", true},
+		{plain, "https://login.example:8443/keys", false},
 		{issuer, "https://keys.example/jwks", true},
 		{issuer, "https://keys.example:443/jwks", true},
 		{issuer, "https://xn--bcher-kva.example/jwks", true},
@@ -173,6 +191,17 @@ func TestANameMustHaveNoAddressInside(t *testing.T) {
 				t.Errorf("%d requests arrived", n)
 			}
 		})
+	}
+}
+
+func TestAHostIsLookedUpInTheSystem(t *testing.T) {
+	p := idp.New(t)
+	at := mustParse(t, strings.Replace(p.URL(), "127.0.0.1", "localhost", 1)+idp.KeysPath)
+	if _, err := (&fetcher{}).get(t.Context(), place{at, loopback}); err != nil {
+		t.Error(err)
+	}
+	if _, err := (&fetcher{}).get(t.Context(), place{at, public}); !errors.Is(err, errAddress) {
+		t.Errorf("got %v", err)
 	}
 }
 

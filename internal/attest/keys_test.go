@@ -309,3 +309,28 @@ func TestDiscoveryThatIsNotTheIssuersIsRefused(t *testing.T) {
 		})
 	}
 }
+
+func BenchmarkTokenSeenBefore(b *testing.B) {
+	c := &clock{}
+	p := provider(b, c)
+	s := newSources(b, c, humans(p))
+	text := p.Issue(claims{"groups": []string{"finance"}, "email": "alice@example.org"})
+	for b.Loop() {
+		if _, err := s.Token(b.Context(), text, ForActor); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkTokenNew(b *testing.B) {
+	c := &clock{}
+	p := provider(b, c)
+	s := newSources(b, c, humans(p))
+	text := p.Issue(claims{"groups": []string{"finance"}, "email": "alice@example.org"})
+	for b.Loop() {
+		s.seen = newSeen()
+		if _, err := s.Token(b.Context(), text, ForSubject); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
