@@ -61,7 +61,7 @@ func (c sandboxCmd) Run(ctx context.Context, t *terminal) (err error) {
 	}
 	// The server's own log would drown the story; it is kept for a failure.
 	var serverLog lockedBuffer
-	n, err := newNode(ctx, config, slog.New(slog.NewTextHandler(&serverLog, nil)))
+	n, err := newInstance(ctx, config, slog.New(slog.NewTextHandler(&serverLog, nil)))
 	if err != nil {
 		return err
 	}
@@ -152,6 +152,9 @@ func verifyCopy(ctx context.Context, db *store.DB, c *Config, flip bool) (said s
 		return "", false, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := sequenced(ctx, db); err != nil {
+		return "", false, err
+	}
 	copied := filepath.Join(dir, "copy.db")
 	if err := db.Backup(ctx, copied); err != nil {
 		return "", false, err
@@ -166,6 +169,25 @@ func verifyCopy(ctx context.Context, db *store.DB, c *Config, flip bool) (said s
 		return "", false, err
 	}
 	return report.String(), report.OK(), nil
+}
+
+// sequenced waits until every record is under a checkpoint.
+func sequenced(ctx context.Context, db *store.DB) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		waiting, err := db.Unsequenced(ctx, 1)
+		if err != nil || len(waiting) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return mayfly.Errorf(mayfly.Unavailable, "the newest records were not under a checkpoint in time")
+		case <-tick.C:
+		}
+	}
 }
 
 // flipByte changes one letter inside a stored record's leaf.

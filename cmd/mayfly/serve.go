@@ -47,7 +47,7 @@ func (serveCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	logger := slog.New(slog.NewJSONHandler(t.Stderr, nil))
-	n, err := newNode(ctx, c, logger)
+	n, err := newInstance(ctx, c, logger)
 	if err != nil {
 		return err
 	}
@@ -56,8 +56,8 @@ func (serveCmd) Run(ctx context.Context, t *terminal) error {
 	})
 }
 
-// node is one running server: everything it is made of, wired.
-type node struct {
+// instance is one running server: everything it is made of, wired.
+type instance struct {
 	config    *Config
 	logger    *slog.Logger
 	db        *store.DB
@@ -70,10 +70,10 @@ type node struct {
 	serveOn   []net.Listener
 }
 
-// newNode opens the store and the log, takes the listeners, and wires the rest.
+// newInstance opens the store and the log, takes the listeners, and wires the rest.
 // Nothing is answered before serve.
-func newNode(ctx context.Context, c *Config, logger *slog.Logger) (n *node, err error) {
-	n = &node{config: c, logger: logger}
+func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instance, err error) {
+	n = &instance{config: c, logger: logger}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -131,7 +131,7 @@ func newNode(ctx context.Context, c *Config, logger *slog.Logger) (n *node, err 
 	return n, nil
 }
 
-func (n *node) add(s *http.Server, l net.Listener) {
+func (n *instance) add(s *http.Server, l net.Listener) {
 	n.servers, n.serveOn = append(n.servers, s), append(n.serveOn, l)
 }
 
@@ -178,7 +178,7 @@ const drainTime = 5 * time.Second
 
 // serve answers until ctx ends, then lets what is in flight finish, writes down
 // every outcome, and closes the store.
-func (n *node) serve(ctx context.Context, ready func()) error {
+func (n *instance) serve(ctx context.Context, ready func()) error {
 	// The loops outlive the listeners: what drains still has to be recorded.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -219,8 +219,8 @@ func (n *node) serve(ctx context.Context, ready func()) error {
 	return errors.Join(err, loops.Wait(), n.close())
 }
 
-// close gives back what newNode took.
-func (n *node) close() error {
+// close gives back what newInstance took.
+func (n *instance) close() error {
 	var errs []error
 	for _, l := range []net.Listener{n.public, n.admin} {
 		if l != nil {
@@ -240,7 +240,7 @@ const watchEvery = 2 * time.Second
 
 // watchConfig loads the configuration again at SIGHUP and when a file of it
 // changed. What is wrong with a new one is logged, and the old one stays.
-func (n *node) watchConfig(ctx context.Context) {
+func (n *instance) watchConfig(ctx context.Context) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -266,7 +266,7 @@ func (n *node) watchConfig(ctx context.Context) {
 	}
 }
 
-func (n *node) reload(ctx context.Context) error {
+func (n *instance) reload(ctx context.Context) error {
 	next, err := Load(n.config.Path)
 	if err != nil {
 		return err

@@ -78,8 +78,12 @@ func showTask(out io.Writer, t client.Task) error {
 
 // describeGrant is a grant for a person: its short form, and its limits.
 func describeGrant(g mayfly.Grant) string {
-	if !g.Limited() {
-		return g.String()
+	text := g.String()
+	if arguments := g.Where.Arguments(); len(arguments) > 0 {
+		text += " within limits on " + strings.Join(arguments, ", ")
 	}
-	return g.String() + " " + g.Limits()
+	if g.Budget.Calls > 0 {
+		text += ", " + count(int(g.Budget.Calls), "call") + " at most"
+	}
+	return text
 }

@@ -32,7 +32,7 @@ func TestATaskActsDelegatesAndTakesEverythingWithIt(t *testing.T) {
 		if err != nil || !r.IsError {
 			t.Fatalf("a call over the limit: %v %+v", err, r)
 		}
-		if term := r.Meta["mayfly/term"]; term != "profile" && term != "task" {
+		if term := r.Meta["mayfly/term"]; term != "token" {
 			t.Errorf("the term that denied is %v", term)
 		}
 		for _, seen := range append(s.Bank.Requests(), s.Orders.Requests()...) {

@@ -147,7 +147,7 @@ func (s *Story) denied(ctx context.Context) error {
 		return errors.New("the bank was asked to pay 4800")
 	}
 	term := fmt.Sprint(r.Meta["mayfly/term"])
-	if term != string(mayfly.TermTask) && term != string(mayfly.TermProfile) {
+	if term != string(mayfly.TermToken) { // its token says the limit already
 		return fmt.Errorf("the term that denied is %q", term)
 	}
 	s.say("denied by %q: %s", term, text(r))

@@ -27,6 +27,10 @@ type Options struct {
 	Seal   [32]byte
 	Node   string // name of this node, for people
 	Logger *slog.Logger
+	// ReadOnly opens the store to look at it: this process is not written down
+	// and every change is refused. A SQLite store that a server has open is
+	// still locked.
+	ReadOnly bool
 
 	vfs string // of SQLite, for tests of failing disks
 }
@@ -113,7 +117,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		err = mayfly.Errorf(mayfly.Invalid, "store: %q is no kind of store; write sqlite:///absolute/path or postgres://…", u.Scheme)
 	}
 	if err == nil {
-		err = db.start(ctx, run, o.Node)
+		err = db.start(ctx, run, o)
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -122,12 +126,16 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 }
 
 // start prepares the reads, starts the writer and writes this process down.
-func (db *DB) start(ctx, run context.Context, node string) error {
+func (db *DB) start(ctx, run context.Context, o Options) error {
 	for s := writes; s < statements; s++ {
 		var err error
 		if db.reads[s-writes], err = db.pool.PrepareContext(ctx, texts[s]); err != nil {
 			return unopenable(err)
 		}
+	}
+	if o.ReadOnly {
+		db.writer.finish() // it never starts: whatever is submitted is refused
+		return db.checkSeal(ctx)
 	}
 	db.writer.start(run, db)
 	db.tasks.Go(db.writer.run)
@@ -139,7 +147,7 @@ func (db *DB) start(ctx, run context.Context, node string) error {
 		if err := db.readRow(ctx, nextProcess, nil, &db.proc); err != nil {
 			return err
 		}
-		err := db.keep(ctx, func(tx *Tx) { tx.add(insertProcess, "process", db.proc, node, now, now) })
+		err := db.keep(ctx, func(tx *Tx) { tx.add(insertProcess, "process", db.proc, o.Node, now, now) })
 		if _, taken := errors.AsType[*Refused](err); taken {
 			continue // another node took the number
 		}
