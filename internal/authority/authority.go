@@ -135,14 +135,12 @@ func (a *Authority) Nonce(audience string) string {
 }
 
 // Reload puts a new configuration in force: all of it from the next decision
-// on, or none of it. The change is an event.
+// on, or none of it. The change is an event, also where the hash is the same and
+// only a secret that the configuration names has changed.
 func (a *Authority) Reload(ctx context.Context, next *Bundle) error {
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	previous := a.bundle.Load()
-	if previous.Hash == next.Hash {
-		return nil
-	}
 	if previous.Issuer != next.Issuer || previous.TrustDomain != next.TrustDomain {
 		return mayfly.Errorf(mayfly.Invalid, "issuer and trust_domain cannot change while the server runs; restart it")
 	}
