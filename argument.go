@@ -32,8 +32,7 @@ func ParseArguments(object []byte) (Arguments, error) {
 		return Arguments{}, nil
 	}
 	bad := Errorf(Invalid, "the arguments are not one JSON object; send an object")
-	// A copy of our own: what is decided on must not change under the decision.
-	d := jsontext.NewDecoder(bytes.NewBuffer(bytes.Clone(object)))
+	d := jsontext.NewDecoder(bytes.NewBuffer(object))
 	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
 		return Arguments{}, bad.Because(err)
 	}
@@ -48,6 +47,7 @@ func ParseArguments(object []byte) (Arguments, error) {
 		if err != nil {
 			return Arguments{}, bad.Because(err)
 		}
+		// A copy of our own: what is decided on must not change under the decision.
 		a.list = append(a.list, argument{name: key, text: text.Clone()})
 	}
 	if _, err := d.ReadToken(); err != nil {

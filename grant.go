@@ -134,7 +134,7 @@ func (g Grant) ownKey() string {
 	if g.Where.IsZero() {
 		return g.String()
 	}
-	return g.String() + "#" + g.Where.id
+	return g.Kind + ":" + g.Target + ":" + g.Action + "#" + g.Where.id
 }
 
 // Equal reports whether g and o are the same grant with the same limits.

@@ -31,15 +31,18 @@ type OpenQuestion struct {
 // not asked here: that is counted where the child is written.
 func DecideOpen(q *OpenQuestion) (permit *Permit, d mayfly.Decision) {
 	defer refuseOnPanic(&permit, &d, q.Decision, q.Bundle)
-	d = mayfly.Decision{ID: q.Decision, Bundle: q.Bundle, Verdict: mayfly.Allow}
+	d = denial(q.Decision, q.Bundle)
 	if !q.decide(&d) {
 		return nil, d
 	}
+	allow(&d)
 	return &Permit{decision: q.Decision, issues: !q.DelegateOnly}, d
 }
 
 func (q *OpenQuestion) decide(d *mayfly.Decision) bool {
-	d.Code = "invalid_request" // until a term says otherwise; cleared by an allow
+	// RFC 8693 section 2.2.2, until a term says otherwise: a token that is not
+	// acceptable is invalid_request.
+	d.Code = "invalid_request"
 	if !live(q.Parent, q.Now, d) {
 		return false
 	}
@@ -66,6 +69,10 @@ func (q *OpenQuestion) decide(d *mayfly.Decision) bool {
 // the root may do, it may delegate every grant.
 func (q *OpenQuestion) delegatorFits(d *mayfly.Decision) bool {
 	if len(q.Parent) > 0 {
+		if above := q.Parent[0].Task.Root; above.Kind != q.Root.Kind || above.ID != q.Root.ID {
+			return refuse(d, mayfly.TermDelegator, "delegation mismatch: the delegating task works for somebody else",
+				&mayfly.Next{Action: "none", Detail: "delegate from a task of the same delegator"})
+		}
 		if !accepted(q.Parent, d) {
 			return false
 		}
@@ -203,7 +210,8 @@ type AgainQuestion struct {
 // their profiles there and accepting.
 func DecideAgain(q *AgainQuestion) (permit *Permit, d mayfly.Decision) {
 	defer refuseOnPanic(&permit, &d, q.Decision, q.Bundle)
-	d = mayfly.Decision{ID: q.Decision, Bundle: q.Bundle, Verdict: mayfly.Allow, Code: "invalid_request"}
+	d = denial(q.Decision, q.Bundle)
+	d.Code = "invalid_request"
 	if len(q.Chain) == 0 || !live(q.Chain, q.Now, &d) || !accepted(q.Chain, &d) {
 		return nil, d
 	}
@@ -213,6 +221,6 @@ func DecideAgain(q *AgainQuestion) (permit *Permit, d mayfly.Decision) {
 			return nil, d
 		}
 	}
-	d.Code = ""
+	allow(&d)
 	return &Permit{decision: q.Decision, issues: true}, d
 }

@@ -42,11 +42,22 @@ type Link struct {
 // here allows anything.
 func Decide(q *Question) (permit *Permit, d mayfly.Decision) {
 	defer refuseOnPanic(&permit, &d, q.Decision, q.Bundle)
-	d = mayfly.Decision{ID: q.Decision, Bundle: q.Bundle, Verdict: mayfly.Allow}
+	d = denial(q.Decision, q.Bundle)
 	if !q.decide(&d) {
 		return nil, d
 	}
-	return &Permit{question: q, decision: q.Decision, call: callOf(q), spends: spends(q)}, d
+	permit = &Permit{question: q, decision: q.Decision, call: callOf(q), spends: spends(q)}
+	allow(&d)
+	return permit, d
+}
+
+// denial is what a decision is until every term has allowed.
+func denial(id, bundle string) mayfly.Decision {
+	return mayfly.Decision{ID: id, Bundle: bundle, Verdict: mayfly.Deny, Term: mayfly.TermLiveness, Reason: "there is no task to act for"}
+}
+
+func allow(d *mayfly.Decision) {
+	d.Verdict, d.Term, d.Code, d.Reason = mayfly.Allow, "", "", ""
 }
 
 // decide asks the terms; false is a refusal, written into d.
@@ -57,7 +68,7 @@ func (q *Question) decide(d *mayfly.Decision) bool {
 	acting := &q.Chain[len(q.Chain)-1]
 	if !q.TokenWhole && mayfly.Find(q.Token, &q.Call) < 0 {
 		return q.miss(d, mayfly.TermToken, "this token does not carry it", q.Token,
-			&mayfly.Next{Action: "request", Grant: q.Call.Grant(), Detail: "exchange the task's own token for one that names this grant"})
+			"request", "exchange the task's own token for one that names this grant")
 	}
 	if !accepted(q.Chain, d) {
 		return false
@@ -75,20 +86,21 @@ func (q *Question) decide(d *mayfly.Decision) bool {
 	}
 	if mayfly.Find(acting.Profile.Grants, &q.Call) < 0 {
 		return q.miss(d, mayfly.TermProfile, "the profile "+acting.Profile.Name+" never allows it", acting.Profile.Grants,
-			&mayfly.Next{Action: "none", Detail: "only a change of the profile could allow this"})
+			"none", "only a change of the profile could allow this")
 	}
 	if mayfly.Find(acting.Task.Grants, &q.Call) < 0 {
 		return q.miss(d, mayfly.TermTask, "the task was not granted it", acting.Task.Grants,
-			&mayfly.Next{Action: "request", Grant: q.Call.Grant(), Detail: "ask whoever delegated this task for a task that has this grant"})
+			"request", "ask whoever delegated this task for one that has this grant")
 	}
 	for i := len(q.Chain) - 2; i >= 0; i-- {
 		above := &q.Chain[i]
-		next := &mayfly.Next{Action: "request", Grant: q.Call.Grant(), Detail: "ask whoever is above this task; it cannot give what it does not have"}
 		if mayfly.Find(above.Task.Grants, &q.Call) < 0 {
-			return q.miss(d, mayfly.TermParent, "a task above this one was not granted it", above.Task.Grants, next)
+			return q.miss(d, mayfly.TermParent, "a task above this one was not granted it", above.Task.Grants,
+				"request", "ask whoever is above this task; it cannot give what it does not have")
 		}
 		if mayfly.Find(above.Profile.Grants, &q.Call) < 0 {
-			return q.miss(d, mayfly.TermParent, "the profile "+above.Profile.Name+" of a task above this one never allows it", above.Profile.Grants, next)
+			return q.miss(d, mayfly.TermParent, "the profile "+above.Profile.Name+" of a task above this one never allows it", above.Profile.Grants,
+				"none", "only a change of the profile could allow this")
 		}
 	}
 	if q.Policies.empty() {
@@ -99,12 +111,17 @@ func (q *Question) decide(d *mayfly.Decision) bool {
 }
 
 // miss refuses because no grant of a list allows the call. Where only the
-// arguments do not fit, the call can be put right; else next says what can.
-func (q *Question) miss(d *mayfly.Decision, term mayfly.Term, who string, grants []mayfly.Grant, next *mayfly.Next) bool {
+// arguments do not fit, the call can be put right; else action and detail say
+// what can be done.
+func (q *Question) miss(d *mayfly.Decision, term mayfly.Term, who string, grants []mayfly.Grant, action, detail string) bool {
 	_, _, why := mayfly.Match(grants, q.Call)
+	next := &mayfly.Next{Action: action, Detail: detail}
+	if action == "request" {
+		next.Grant = q.Call.Grant()
+	}
 	for i := range grants {
 		if grants[i].Covers(&q.Call) {
-			next = &mayfly.Next{Action: "retry", Detail: "change the call so that " + why + ", and send it again"}
+			next = &mayfly.Next{Action: "retry", Detail: "change the arguments to what is allowed and send the call again"}
 		}
 	}
 	return refuse(d, term, who+": "+why, next)
