@@ -53,9 +53,10 @@ type DB struct {
 	committed chan struct{} // holds a token once events were committed
 	advanced  chan struct{} // holds a token once the epoch advanced
 
-	stop   context.CancelFunc // ends the writer's transactions and the followers
-	tasks  sync.WaitGroup
-	closed atomic.Bool
+	writing sync.WaitGroup     // the writer
+	tasks   sync.WaitGroup     // everybody else who runs
+	stop    context.CancelFunc // ends them, and transactions with them
+	closed  atomic.Bool
 }
 
 // engine is what differs between SQLite and PostgreSQL. One goroutine at a time
@@ -138,7 +139,7 @@ func (db *DB) start(ctx, run context.Context, o Options) error {
 		return db.checkSeal(ctx)
 	}
 	db.writer.start(run, db)
-	db.tasks.Go(db.writer.run)
+	db.writing.Go(db.writer.run)
 	if err := db.checkSeal(ctx); err != nil {
 		return err
 	}
@@ -212,6 +213,7 @@ func (db *DB) Close() error {
 		return nil
 	}
 	db.writer.finish()
+	db.writing.Wait()
 	db.stop()
 	db.tasks.Wait()
 	var errs []error

@@ -5,7 +5,6 @@
 package pgtest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -136,8 +135,12 @@ func (c *cluster) start(fsync bool) error {
 	server.Dir = c.dir
 	server.SysProcAttr = &syscall.SysProcAttr{Credential: who}
 	endWithParent(server.SysProcAttr)
-	var said bytes.Buffer
-	server.Stdout, server.Stderr = &said, &said
+	said, err := os.Create(filepath.Join(c.dir, "said"))
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	server.Stdout, server.Stderr = said, said
 	started, ended := make(chan error, 1), make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // the server ends with this thread
@@ -158,7 +161,8 @@ func (c *cluster) start(fsync bool) error {
 		}
 		select {
 		case <-ended:
-			return fmt.Errorf("postgres ended: %s", &said)
+			why, err := os.ReadFile(said.Name())
+			return fmt.Errorf("postgres ended: %s (%v)", why, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
