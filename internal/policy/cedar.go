@@ -47,64 +47,122 @@ var (
 	actionDelegate = cedar.NewEntityUID(typeAction, "delegate")
 )
 
-// world is the entities and the context of one question.
+// world is the entities and the context of one question. An entity is made when
+// a policy asks about it: most ask about few.
 type world struct {
-	entities    cedar.EntityMap
-	context     cedar.Record
-	root        cedar.EntityUID
 	trustDomain string
+	context     cedar.Record
+	subject     mayfly.Subject
+	root        cedar.EntityUID
+	chain       []Link // with the profile that is being opened, if one is, last and without a task
+	kind        string // of the resource, as in a grant
+	target      string
+	action      string // "" where the resource is the target
+	resource    cedar.EntityUID
 }
 
 func (q *Question) world() *world {
 	acting := q.Chain[len(q.Chain)-1]
 	w := newWorld(acting.Task.Root, q.Chain, q.TrustDomain)
-	w.setContext(acting.Task.Purpose, acting.Task.Depth, acting.Profile, q.Chain, q.Now, q.SourceIP)
+	w.setContext(acting.Task.Purpose, acting.Task.Depth, acting.Profile, q.Now, q.SourceIP)
+	w.on(q.Call.Kind, q.Call.Target, q.Call.Action)
 	return w
 }
 
 func (q *OpenQuestion) world() *world {
-	w := newWorld(q.Root, q.Parent, q.TrustDomain)
-	w.addProfile(q.Profile)
 	depth := 0
 	if n := len(q.Parent); n > 0 {
 		depth = q.Parent[n-1].Task.Depth + 1
 	}
 	chain := append(append(make([]Link, 0, len(q.Parent)+1), q.Parent...), Link{Profile: q.Profile})
-	w.setContext(q.Purpose, depth, q.Profile, chain, q.Now, q.SourceIP)
+	w := newWorld(q.Root, chain, q.TrustDomain)
+	w.setContext(q.Purpose, depth, q.Profile, q.Now, q.SourceIP)
 	return w
 }
 
 func newWorld(root mayfly.Subject, chain []Link, trustDomain string) *world {
-	w := &world{entities: cedar.EntityMap{}, trustDomain: trustDomain}
 	kind := typeHuman
 	if root.Kind != mayfly.Human {
 		kind = typeService
 	}
-	w.root = cedar.NewEntityUID(kind, cedar.String(root.ID))
-	groups := make([]cedar.EntityUID, len(root.Groups))
-	for i, g := range root.Groups {
-		groups[i] = cedar.NewEntityUID(typeGroup, cedar.String(g))
+	return &world{
+		trustDomain: trustDomain, subject: root, chain: chain,
+		root: cedar.NewEntityUID(kind, cedar.String(root.ID)),
 	}
-	w.add(w.root, groups, cedar.RecordMap{"source": cedar.String(root.Source)})
-	for _, l := range chain {
-		w.addProfile(l.Profile)
-		w.add(w.agent(l.Task), []cedar.EntityUID{profileUID(l.Task.Profile)}, cedar.RecordMap{
-			"profile":  cedar.String(l.Task.Profile),
-			"task":     cedar.String(l.Task.ID),
-			"verified": cedar.Boolean(l.Task.Agent.Verified),
-		})
-	}
-	return w
 }
 
-func (w *world) add(uid cedar.EntityUID, parents []cedar.EntityUID, attributes cedar.RecordMap) {
-	w.entities[uid] = cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(parents...), Attributes: cedar.NewRecord(attributes)}
+// on makes the resource what a call acts on.
+func (w *world) on(kind, target, action string) {
+	w.kind, w.target, w.action = kind, target, action
+	of := typeTool
+	if kind == "http" {
+		of = typeRoute
+	}
+	w.resource = cedar.NewEntityUID(of, cedar.String(target+"/"+action))
 }
 
-func (w *world) addProfile(p *mayfly.Profile) {
-	if p != nil {
-		w.add(profileUID(p.Name), nil, cedar.RecordMap{"owner": cedar.String(p.Owner), "risk": cedar.String(p.Risk)})
+// onGrant makes the resource what a grant is about: one tool or route, or else
+// its target.
+func (w *world) onGrant(g *mayfly.Grant) {
+	if strings.HasSuffix(g.Action, "*") || g.Kind == "http" && strings.HasPrefix(g.Action, "*:") {
+		w.kind, w.target, w.action = g.Kind, g.Target, ""
+		w.resource = cedar.NewEntityUID(typeTarget, cedar.String(g.Target))
+		return
 	}
+	w.on(g.Kind, g.Target, g.Action)
+}
+
+// Get gives one entity to Cedar. What is not in the question does not exist:
+// asking for an attribute of it is an error, which refuses.
+func (w *world) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
+	switch uid.Type {
+	case typeHuman, typeService:
+		if uid != w.root {
+			return cedar.Entity{}, false
+		}
+		groups := make([]cedar.EntityUID, len(w.subject.Groups))
+		for i, g := range w.subject.Groups {
+			groups[i] = cedar.NewEntityUID(typeGroup, cedar.String(g))
+		}
+		return entity(uid, groups, cedar.RecordMap{"source": cedar.String(w.subject.Source)})
+	case typeAgent:
+		for _, l := range w.chain {
+			if l.Task != nil && w.agent(l.Task) == uid {
+				return entity(uid, []cedar.EntityUID{profileUID(l.Task.Profile)}, cedar.RecordMap{
+					"profile":  cedar.String(l.Task.Profile),
+					"task":     cedar.String(l.Task.ID),
+					"verified": cedar.Boolean(l.Task.Agent.Verified),
+				})
+			}
+		}
+	case typeProfile:
+		for _, l := range w.chain {
+			if l.Profile != nil && l.Profile.Name == string(uid.ID) {
+				return entity(uid, nil, cedar.RecordMap{"owner": cedar.String(l.Profile.Owner), "risk": cedar.String(l.Profile.Risk)})
+			}
+		}
+	case typeTarget:
+		if string(uid.ID) == w.target {
+			return entity(uid, nil, cedar.RecordMap{"kind": cedar.String(w.kind)})
+		}
+	case typeTool, typeRoute:
+		if uid != w.resource {
+			return cedar.Entity{}, false
+		}
+		attributes := cedar.RecordMap{"target": cedar.String(w.target)}
+		if uid.Type == typeTool {
+			attributes["name"] = cedar.String(w.action)
+		} else {
+			method, path, _ := strings.Cut(w.action, ":")
+			attributes["method"], attributes["path"] = cedar.String(method), cedar.String(path)
+		}
+		return entity(uid, []cedar.EntityUID{cedar.NewEntityUID(typeTarget, cedar.String(w.target))}, attributes)
+	}
+	return cedar.Entity{}, false
+}
+
+func entity(uid cedar.EntityUID, parents []cedar.EntityUID, attributes cedar.RecordMap) (cedar.Entity, bool) {
+	return cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(parents...), Attributes: cedar.NewRecord(attributes)}, true
 }
 
 func profileUID(name string) cedar.EntityUID {
@@ -115,9 +173,9 @@ func (w *world) agent(t *mayfly.Task) cedar.EntityUID {
 	return cedar.NewEntityUID(typeAgent, cedar.String(mayfly.AgentID(w.trustDomain, t.Profile, t.ID)))
 }
 
-func (w *world) setContext(purpose mayfly.Purpose, depth int, p *mayfly.Profile, chain []Link, now time.Time, sourceIP string) {
-	profiles := make([]cedar.Value, 0, len(chain))
-	for _, l := range chain {
+func (w *world) setContext(purpose mayfly.Purpose, depth int, p *mayfly.Profile, now time.Time, sourceIP string) {
+	profiles := make([]cedar.Value, 0, len(w.chain))
+	for _, l := range w.chain {
 		if l.Profile != nil {
 			profiles = append(profiles, profileUID(l.Profile.Name))
 		}
@@ -157,41 +215,10 @@ func address(s string) (cedar.IPAddr, bool) {
 	return cedar.IPAddr(netip.PrefixFrom(ip, ip.BitLen())), true
 }
 
-// resource is what a call acts on.
-func (w *world) resource(c *mayfly.Call) cedar.EntityUID {
-	target := w.target(c.Kind, c.Target)
-	id := cedar.String(c.Target + "/" + c.Action)
-	if c.Kind != "http" {
-		uid := cedar.NewEntityUID(typeTool, id)
-		w.add(uid, []cedar.EntityUID{target}, cedar.RecordMap{"target": cedar.String(c.Target), "name": cedar.String(c.Action)})
-		return uid
-	}
-	uid := cedar.NewEntityUID(typeRoute, id)
-	method, path, _ := strings.Cut(c.Action, ":")
-	w.add(uid, []cedar.EntityUID{target}, cedar.RecordMap{
-		"target": cedar.String(c.Target), "method": cedar.String(method), "path": cedar.String(path),
-	})
-	return uid
-}
-
-func (w *world) target(kind, name string) cedar.EntityUID {
-	uid := cedar.NewEntityUID(typeTarget, cedar.String(name))
-	w.add(uid, nil, cedar.RecordMap{"kind": cedar.String(kind)})
-	return uid
-}
-
-// granted is what a grant is about: one tool or route, or else its target.
-func (w *world) granted(g *mayfly.Grant) cedar.EntityUID {
-	if strings.HasSuffix(g.Action, "*") || g.Kind == "http" && strings.HasPrefix(g.Action, "*:") {
-		return w.target(g.Kind, g.Target)
-	}
-	return w.resource(&mayfly.Call{Kind: g.Kind, Target: g.Target, Action: g.Action})
-}
-
 // askRoot asks whether the root itself may: without a permit it may not.
-func (w *world) askRoot(s *Set, action, resource cedar.EntityUID, d *mayfly.Decision) bool {
-	a := s.ask(w.entities, cedar.Request{Principal: w.root, Action: action, Resource: resource, Context: w.context})
-	what := " " + string(action.ID) + " " + string(resource.ID)
+func (w *world) askRoot(s *Set, action cedar.EntityUID, d *mayfly.Decision) bool {
+	a := s.ask(w, cedar.Request{Principal: w.root, Action: action, Resource: w.resource, Context: w.context})
+	what := " " + string(action.ID) + " " + string(w.resource.ID)
 	next := &mayfly.Next{Action: "none", Detail: "ask the operator for a policy that permits it, or do without"}
 	switch {
 	case len(a.erred) > 0:
@@ -208,14 +235,14 @@ func (w *world) askRoot(s *Set, action, resource cedar.EntityUID, d *mayfly.Deci
 
 // askAgent asks the guardrails of a task. Its grants already bound it, so it
 // starts from a permit: only a forbid, or an error, refuses.
-func (w *world) askAgent(s *Set, action cedar.EntityUID, l *Link, resource cedar.EntityUID, d *mayfly.Decision) bool {
-	a := s.ask(w.entities, cedar.Request{Principal: w.agent(l.Task), Action: action, Resource: resource, Context: w.context})
+func (w *world) askAgent(s *Set, action cedar.EntityUID, l *Link, d *mayfly.Decision) bool {
+	a := s.ask(w, cedar.Request{Principal: w.agent(l.Task), Action: action, Resource: w.resource, Context: w.context})
 	switch {
 	case len(a.erred) > 0:
 		return erred(d, mayfly.TermPolicy, a.erred)
 	case a.forbidden:
 		d.Policies = a.by
-		return refuse(d, mayfly.TermPolicy, named(a.by)+" forbids an agent to "+string(action.ID)+" "+string(resource.ID),
+		return refuse(d, mayfly.TermPolicy, named(a.by)+" forbids an agent to "+string(action.ID)+" "+string(w.resource.ID),
 			&mayfly.Next{Action: "none", Detail: "find another way, or ask the operator about the policy"})
 	}
 	d.Policies = append(d.Policies, a.by...)

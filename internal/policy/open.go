@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +59,8 @@ func (q *OpenQuestion) decide(d *mayfly.Decision) bool {
 	}
 	w := q.world()
 	for i := range q.Grants {
-		if !w.askAgent(q.Policies, actionDelegate, &q.Parent[len(q.Parent)-1], w.granted(&q.Grants[i]), d) {
+		w.onGrant(&q.Grants[i])
+		if !w.askAgent(q.Policies, actionDelegate, &q.Parent[len(q.Parent)-1], d) {
 			return false
 		}
 	}
@@ -89,7 +91,8 @@ func (q *OpenQuestion) delegatorFits(d *mayfly.Decision) bool {
 	}
 	w := q.world()
 	for i := range q.Grants {
-		if !w.askRoot(q.Policies, actionDelegate, w.granted(&q.Grants[i]), d) {
+		w.onGrant(&q.Grants[i])
+		if !w.askRoot(q.Policies, actionDelegate, d) {
 			d.Code = ""
 			return false
 		}
@@ -157,12 +160,12 @@ func (q *OpenQuestion) parentFits(d *mayfly.Decision) bool {
 			return refuse(d, mayfly.TermParent, "the profile "+p.Name+" does not let a chain go this deep", next)
 		}
 	}
-	if !contains(parent.Profile.Delegation.To, name) {
+	if !slices.Contains(parent.Profile.Delegation.To, name) {
 		return refuse(d, mayfly.TermParent, "the profile "+parent.Profile.Name+" does not delegate to "+name,
 			&mayfly.Next{Action: "none", Detail: "delegate to one of: " + strings.Join(parent.Profile.Delegation.To, ", ")})
 	}
 	for i := range q.Parent {
-		if q.Parent[i].Profile.Name == name && !contains(q.Profile.Delegation.To, name) {
+		if q.Parent[i].Profile.Name == name && !slices.Contains(q.Profile.Delegation.To, name) {
 			return refuse(d, mayfly.TermParent, "the profile "+name+" is on this chain already and does not delegate to itself", next)
 		}
 	}
@@ -174,15 +177,6 @@ func (q *OpenQuestion) parentFits(d *mayfly.Decision) bool {
 		}
 	}
 	return true
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // within asks whether everything granted is within a ceiling.

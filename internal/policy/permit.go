@@ -68,32 +68,35 @@ func misused(how string) error {
 	return mayfly.Errorf(mayfly.Internal, "the request was not permitted").Because(errors.New(how))
 }
 
-// spends lists the budgets that an allowed call counts against: those of the
-// profile, the task and the token that allow it, for each task of the chain. A
-// profile's budget is counted beside the task's own, so that asking for a grant
-// in two halves does not double it.
-func spends(q *Question) []Spend {
-	var all []Spend
-	add := func(t *mayfly.Task, grants []mayfly.Grant) {
-		i := mayfly.Find(grants, &q.Call)
-		if i < 0 || grants[i].Budget.Calls == 0 {
-			return
+// spends counts what an allow costs while its terms are asked: against the task
+// that acts, and those above it.
+type spends struct{ own, above spendList }
+
+// rootFirst is the order in which counters are taken.
+func (s *spends) rootFirst() []Spend { return append(s.above, s.own...) }
+
+type spendList []Spend
+
+// find reports whether a grant allows c, and counts its budget for t if it has
+// one. A profile's budget is counted beside the task's own, so that asking for a
+// grant in two halves does not double it; where both are one count, the smaller
+// limit holds.
+func (l *spendList) find(grants []mayfly.Grant, t *mayfly.Task, c *mayfly.Call) bool {
+	i := mayfly.Find(grants, c)
+	if i < 0 {
+		return false
+	}
+	g := &grants[i]
+	if g.Budget.Calls == 0 {
+		return true
+	}
+	s := Spend{t.ID, g.Key(), g.Budget.Calls}
+	for i := range *l {
+		if have := &(*l)[i]; have.Task == s.Task && have.Grant == s.Grant {
+			have.Max = min(have.Max, s.Max)
+			return true
 		}
-		s := Spend{t.ID, grants[i].Key(), grants[i].Budget.Calls}
-		for j := range all {
-			if all[j].Task == s.Task && all[j].Grant == s.Grant {
-				all[j].Max = min(all[j].Max, s.Max)
-				return
-			}
-		}
-		all = append(all, s)
 	}
-	for i := range q.Chain {
-		add(q.Chain[i].Task, q.Chain[i].Profile.Grants)
-		add(q.Chain[i].Task, q.Chain[i].Task.Grants)
-	}
-	if !q.TokenWhole {
-		add(q.Chain[len(q.Chain)-1].Task, q.Token)
-	}
-	return all
+	*l = append(*l, s)
+	return true
 }

@@ -43,10 +43,11 @@ type Link struct {
 func Decide(q *Question) (permit *Permit, d mayfly.Decision) {
 	defer refuseOnPanic(&permit, &d, q.Decision, q.Bundle)
 	d = denial(q.Decision, q.Bundle)
-	if !q.decide(&d) {
+	var s spends
+	if !q.decide(&d, &s) {
 		return nil, d
 	}
-	permit = &Permit{question: q, decision: q.Decision, call: callOf(q), spends: spends(q)}
+	permit = &Permit{question: q, decision: q.Decision, call: callOf(q), spends: s.rootFirst()}
 	allow(&d)
 	return permit, d
 }
@@ -60,13 +61,14 @@ func allow(d *mayfly.Decision) {
 	d.Verdict, d.Term, d.Code, d.Reason = mayfly.Allow, "", "", ""
 }
 
-// decide asks the terms; false is a refusal, written into d.
-func (q *Question) decide(d *mayfly.Decision) bool {
+// decide asks the terms; false is a refusal, written into d. What the allow
+// costs is counted in s.
+func (q *Question) decide(d *mayfly.Decision, s *spends) bool {
 	if len(q.Chain) == 0 || !live(q.Chain, q.Now, d) {
 		return false
 	}
 	acting := &q.Chain[len(q.Chain)-1]
-	if !q.TokenWhole && mayfly.Find(q.Token, &q.Call) < 0 {
+	if !q.TokenWhole && !s.own.find(q.Token, acting.Task, &q.Call) {
 		return q.miss(d, mayfly.TermToken, "this token does not carry it", q.Token,
 			"request", "exchange the task's own token for one that names this grant")
 	}
@@ -74,8 +76,7 @@ func (q *Question) decide(d *mayfly.Decision) bool {
 		return false
 	}
 	if rootIsAsked(q.Chain) {
-		w := q.world()
-		if !w.askRoot(q.Policies, actionUse, w.resource(&q.Call), d) {
+		if !q.world().askRoot(q.Policies, actionUse, d) {
 			return false
 		}
 	}
@@ -84,21 +85,21 @@ func (q *Question) decide(d *mayfly.Decision) bool {
 			return profileGone(q.Chain[i].Task.Profile, d)
 		}
 	}
-	if mayfly.Find(acting.Profile.Grants, &q.Call) < 0 {
+	if !s.own.find(acting.Profile.Grants, acting.Task, &q.Call) {
 		return q.miss(d, mayfly.TermProfile, "the profile "+acting.Profile.Name+" never allows it", acting.Profile.Grants,
 			"none", "only a change of the profile could allow this")
 	}
-	if mayfly.Find(acting.Task.Grants, &q.Call) < 0 {
+	if !s.own.find(acting.Task.Grants, acting.Task, &q.Call) {
 		return q.miss(d, mayfly.TermTask, "the task was not granted it", acting.Task.Grants,
 			"request", "ask whoever delegated this task for one that has this grant")
 	}
-	for i := len(q.Chain) - 2; i >= 0; i-- {
+	for i := range q.Chain[:len(q.Chain)-1] {
 		above := &q.Chain[i]
-		if mayfly.Find(above.Task.Grants, &q.Call) < 0 {
+		if !s.above.find(above.Task.Grants, above.Task, &q.Call) {
 			return q.miss(d, mayfly.TermParent, "a task above this one was not granted it", above.Task.Grants,
 				"request", "ask whoever is above this task; it cannot give what it does not have")
 		}
-		if mayfly.Find(above.Profile.Grants, &q.Call) < 0 {
+		if !s.above.find(above.Profile.Grants, above.Task, &q.Call) {
 			return q.miss(d, mayfly.TermParent, "the profile "+above.Profile.Name+" of a task above this one never allows it", above.Profile.Grants,
 				"none", "only a change of the profile could allow this")
 		}
@@ -106,8 +107,7 @@ func (q *Question) decide(d *mayfly.Decision) bool {
 	if q.Policies.empty() {
 		return true
 	}
-	w := q.world()
-	return w.askAgent(q.Policies, actionUse, acting, w.resource(&q.Call), d)
+	return q.world().askAgent(q.Policies, actionUse, acting, d)
 }
 
 // miss refuses because no grant of a list allows the call. Where only the

@@ -246,8 +246,8 @@ func TestBudgetsAreSpentAlongTheChainRootFirst(t *testing.T) {
 		t.Fatalf("%+v", d)
 	}
 	want := []policy.Spend{
-		{Task: q.Chain[0].Task.ID, Grant: "mcp:bank:*", Max: 100},
 		{Task: q.Chain[0].Task.ID, Grant: "mcp:bank:pay", Max: 10},
+		{Task: q.Chain[0].Task.ID, Grant: "mcp:bank:*", Max: 100},
 		{Task: q.Chain[2].Task.ID, Grant: "mcp:bank:pay", Max: 2}, // the profile's, the task's and the token's: one count, the least of them
 	}
 	if got := permit.Spends(); !slices.Equal(got, want) {

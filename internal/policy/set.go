@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
@@ -86,7 +87,7 @@ func syntaxError(name string, err error) error {
 	if m := place.FindStringSubmatchIndex(text); m != nil {
 		line, column, text = text[m[2]:m[3]], text[m[4]:m[5]], text[m[1]:]
 	}
-	return mayfly.Errorf(mayfly.Invalid, "%s:%s:%s: this is not Cedar:%s", name, line, column, " "+string(bytes.TrimLeft([]byte(text), " :"))).Because(err)
+	return mayfly.Errorf(mayfly.Invalid, "%s:%s:%s: this is not Cedar: %s", name, line, column, strings.TrimLeft(text, " :")).Because(err)
 }
 
 // unhonoured are attributes of the context that this version does not fill in. A
@@ -170,7 +171,7 @@ type answer struct {
 
 // ask evaluates every policy. Cedar skips a policy that errs, so a forbid with a
 // mistake in it would allow; here any error is in the answer, and refuses.
-func (s *Set) ask(entities cedar.EntityMap, r cedar.Request) (a answer) {
+func (s *Set) ask(entities cedar.EntityGetter, r cedar.Request) (a answer) {
 	if s.empty() {
 		return answer{}
 	}
