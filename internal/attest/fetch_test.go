@@ -2,6 +2,7 @@ package attest
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -151,8 +152,8 @@ func TestAnAddressFromDataIsHTTPSAtAHostName(t *testing.T) {
 }
 
 // resolving is a fetcher for which a name has these addresses.
-func resolving(p *idp.Provider, addresses ...string) *fetcher {
-	return &fetcher{roots: p.Roots(), lookup: func(context.Context, string) ([]netip.Addr, error) {
+func resolving(roots *x509.CertPool, addresses ...string) *fetcher {
+	return &fetcher{roots: roots, lookup: func(context.Context, string) ([]netip.Addr, error) {
 		var list []netip.Addr
 		for _, a := range addresses {
 			list = append(list, netip.MustParseAddr(a))
@@ -183,7 +184,7 @@ func TestANameMustHaveNoAddressInside(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := p.Fetched(idp.KeysPath)
-			_, err := resolving(p, tt.addresses...).get(t.Context(), place{at, tt.zone})
+			_, err := resolving(p.Roots(), tt.addresses...).get(t.Context(), place{at, tt.zone})
 			if (err == nil) != tt.ok || err != nil && !errors.Is(err, errFetch) {
 				t.Errorf("got %v, want ok %v", err, tt.ok)
 			}
@@ -213,7 +214,7 @@ func TestTheKeySetElsewhereIsNotReachedInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := resolving(p, "127.0.0.1")
+	f := resolving(p.Roots(), "127.0.0.1")
 	if set, err := f.discover(t.Context(), from, p.URL()); err != nil || len(set) != 1 {
 		t.Errorf("at the issuer itself, on a private network: %v", err)
 	}
@@ -222,6 +223,22 @@ func TestTheKeySetElsewhereIsNotReachedInside(t *testing.T) {
 	})
 	if _, err := f.discover(t.Context(), from, p.URL()); !errors.Is(err, errAddress) {
 		t.Errorf("elsewhere, on the same address: %v", err)
+	}
+}
+
+func TestALoopbackIssuersKeysAreOnLoopback(t *testing.T) {
+	p := idp.New(t)
+	issuer := strings.Replace(p.URL(), "127.0.0.1", "localhost", 1)
+	from, err := parseIssuer(issuer, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := mustParse(t, issuer+idp.KeysPath)
+	if set, err := resolving(nil, "127.0.0.1").keySet(t.Context(), from, keys); err != nil || len(set) != 1 {
+		t.Errorf("on this machine: %v", err)
+	}
+	if _, err := resolving(nil, "127.0.0.1", "10.0.0.1").keySet(t.Context(), from, keys); !errors.Is(err, errAddress) {
+		t.Errorf("not only on this machine: %v", err)
 	}
 }
 
@@ -242,6 +259,7 @@ func TestAFetchIsSmallDirectAndAuthenticated(t *testing.T) {
 			}
 		}, false},
 		{"a redirect to itself", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"?", http.StatusFound) }, false},
+		{"a redirect to what is there", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, idp.KeysPath, http.StatusFound) }, false},
 		{"a redirect elsewhere", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://169.254.169.254/", http.StatusTemporaryRedirect)
 		}, false},
@@ -270,7 +288,7 @@ func TestAFetchIgnoresTheProxyOfTheEnvironment(t *testing.T) {
 	p, proxy := idp.NewTLS(t), idp.New(t)
 	t.Setenv("HTTPS_PROXY", proxy.URL())
 	t.Setenv("HTTP_PROXY", proxy.URL())
-	if _, err := resolving(p, "127.0.0.1").get(t.Context(), place{mustParse(t, strings.Replace(p.URL(), "127.0.0.1", "example.com", 1)+idp.KeysPath), named}); err != nil {
+	if _, err := resolving(p.Roots(), "127.0.0.1").get(t.Context(), place{mustParse(t, strings.Replace(p.URL(), "127.0.0.1", "example.com", 1)+idp.KeysPath), named}); err != nil {
 		t.Error(err)
 	}
 }
