@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/failpoint"
 	"github.com/mayfly-id/mayfly/internal/policy"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
@@ -77,6 +78,7 @@ func (a *Authority) Admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Here("call.prepared")
 	spends := permit.Spends()
 	var renewed []*mayfly.Task
 	err = a.commit(ctx, rec, func(tx *store.Tx) {
@@ -121,6 +123,7 @@ func (a *Authority) Admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 	default:
 		return nil, err
 	}
+	failpoint.Here("call.committed")
 	for _, t := range renewed {
 		until, _ := t.RenewIdle(now)
 		a.live.renewed(t, until)
@@ -230,6 +233,7 @@ func (ad *Admission) Done(o Outcome) {
 		e.Human = root.ID
 	}
 	a.pending.Go(func() {
+		failpoint.Here("call.answered")
 		ctx := context.Background() // the outcome outlives its request
 		a.untilWritten(ctx, "the outcome of "+ad.decision.ID, func() error {
 			err := a.record(ctx, e, func(tx *store.Tx) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/failpoint"
 	"github.com/mayfly-id/mayfly/internal/policy"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
@@ -180,6 +181,7 @@ func (a *Authority) Delegate(ctx context.Context, p Presented, r DelegateRequest
 	if err != nil {
 		return DelegateAnswer{}, err
 	}
+	failpoint.Here("ticket.committed")
 	return DelegateAnswer{Ticket: ticket, Delegation: d.ID, ExpiresAt: d.ExpiresAt}, nil
 }
 

@@ -2,11 +2,13 @@ package authority
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/attest"
+	"github.com/mayfly-id/mayfly/internal/failpoint"
 	"github.com/mayfly-id/mayfly/internal/policy"
 	"github.com/mayfly-id/mayfly/internal/store"
 	"github.com/mayfly-id/mayfly/internal/token"
@@ -339,26 +341,46 @@ func (x *exchange) splicing() error {
 	if x.subject == nil {
 		return nil
 	}
+	if key := x.subject.Key(); key != "" && (x.proof == nil || x.proof.Thumbprint != key) {
+		return mayfly.Coded(mayfly.Invalid, "invalid_dpop_proof", "the subject token is bound to a key; prove that key")
+	}
 	if may := x.subject.MayAct(); len(may) > 0 {
 		if x.actor == nil {
 			return mismatch("the subject token names who may act; bring that actor's token")
 		}
-		named := false
-		for _, m := range may {
-			subject := x.actor.Subject().Claims["sub"]
-			if x.actor.Client() != "" {
-				subject = x.actor.Client()
-			}
-			named = named || (m.Subject == subject && (m.Issuer == "" && x.actor.Client() != "" || m.Issuer == x.actor.Issuer()))
-		}
-		if !named {
+		if !slices.ContainsFunc(may, x.isActor) {
 			return mismatch("the subject token names another actor")
 		}
 	}
-	if x.actor != nil && x.subject.Transaction() != "" && x.actor.Transaction() != "" && x.subject.Transaction() != x.actor.Transaction() {
-		return mismatch("the two tokens belong to different transactions")
+	if x.actor != nil {
+		for _, pair := range [][2]string{
+			{x.subject.Transaction(), x.actor.Transaction()}, {x.subject.Task(), x.actor.Task()},
+		} {
+			if pair[0] != "" && pair[1] != "" && pair[0] != pair[1] {
+				return mismatch("the two tokens belong to different transactions")
+			}
+		}
 	}
 	return nil
+}
+
+// isActor reports whether may names the actor that showed itself here. Every
+// member it has must fit; one without any names nobody.
+func (x *exchange) isActor(may attest.Actor) bool {
+	subject := x.actor.Subject().Claims["sub"]
+	if x.actor.Client() != "" {
+		subject = x.actor.Client()
+	}
+	switch {
+	case may.Subject == "" && may.Client == "":
+		return false
+	case may.Subject != "" && may.Subject != subject:
+		return false
+	case may.Client != "" && may.Client != x.actor.Client():
+		return false
+	default:
+		return may.Issuer == x.actor.Issuer() || may.Issuer == "" && x.actor.Client() != ""
+	}
 }
 
 // audience is the one audience of the token asked for, and the target it is
@@ -565,6 +587,7 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 	if err != nil {
 		return TokenAnswer{}, err
 	}
+	failpoint.Here("open.prepared")
 	t.Dlg = rec.Dlg()
 	claims.Dlg, claims.JTI = t.Dlg, rec.ID()
 
@@ -584,6 +607,7 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 	})
 	// Sign while the batch commits; release only after it has.
 	signed, signErr := x.a.keys.Sign(permit, kid, claims)
+	failpoint.Here("open.signed")
 	err = pending.Wait()
 	switch guard := refusedBy(err); guard {
 	case "":
@@ -611,6 +635,7 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 		return TokenAnswer{}, signErr // the task runs out by its idle lease; nothing left
 	}
 	x.a.live.opened(t)
+	failpoint.Here("open.committed")
 	answer := x.answer(signed, claims, t)
 	answer.Decision = decision.ID
 	return answer, nil
@@ -716,12 +741,14 @@ func (x *exchange) again(ctx context.Context, audience string, target *mayfly.Ta
 	if err != nil {
 		return TokenAnswer{}, err
 	}
+	failpoint.Here("token.prepared")
 	claims.JTI = rec.ID()
 	pending := x.a.db.Submit(ctx, rec, func(tx *store.Tx) {
 		tx.ChainLive(taskIDs(x.chain), now)
 		x.burnAll(tx)
 	})
 	signed, signErr := x.a.keys.Sign(permit, kid, claims)
+	failpoint.Here("token.signed")
 	err = pending.Wait()
 	switch guard := refusedBy(err); guard {
 	case "":
@@ -742,6 +769,7 @@ func (x *exchange) again(ctx context.Context, audience string, target *mayfly.Ta
 	if signErr != nil {
 		return TokenAnswer{}, signErr
 	}
+	failpoint.Here("token.committed")
 	return x.answer(signed, claims, t), nil
 }
 

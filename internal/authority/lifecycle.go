@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/failpoint"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
@@ -152,6 +153,7 @@ func (a *Authority) close(ctx context.Context, t *mayfly.Task, reason mayfly.Clo
 	if err != nil {
 		return e, err
 	}
+	failpoint.Here("close.committed")
 	a.wakeReaper()
 	return e, a.advanced(ctx)
 }
@@ -233,6 +235,7 @@ func (a *Authority) Narrow(ctx context.Context, p Presented, id string, to []may
 	case err != nil:
 		return TaskView{}, err
 	}
+	failpoint.Here("narrow.committed")
 	if err := a.advanced(ctx); err != nil {
 		return TaskView{}, err
 	}
@@ -273,6 +276,7 @@ func (a *Authority) RevokeAll(ctx context.Context, p Presented, kind, value stri
 	if err != nil {
 		return mayfly.Revocation{}, err
 	}
+	failpoint.Here("revocation.committed")
 	a.wakeReaper()
 	return r, a.advanced(ctx)
 }

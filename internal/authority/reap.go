@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/failpoint"
 	"github.com/mayfly-id/mayfly/internal/store"
 	"golang.org/x/sync/errgroup"
 )
@@ -72,6 +73,7 @@ func (a *Authority) reapOnce(ctx context.Context) error {
 			return err
 		}
 		err = a.each(orphans, func(t *mayfly.Task) error {
+			failpoint.Here("reap.orphan")
 			return a.closeQuietly(ctx, t, mayfly.ParentEnded, func(tx *store.Tx) {
 				tx.CloseTask(t.ID, mayfly.ParentEnded, string(t.Parent), now)
 			})
@@ -84,6 +86,7 @@ func (a *Authority) reapOnce(ctx context.Context) error {
 			return err
 		}
 		err = a.each(closed, func(t *mayfly.Task) error {
+			failpoint.Here("reap.retire")
 			err := a.record(ctx, mayfly.TaskRetired{Task: t.ID, Root: t.Root}, func(tx *store.Tx) { tx.RetireTask(t.ID, now) })
 			if refusedBy(err) != "" {
 				return nil

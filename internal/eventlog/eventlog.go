@@ -271,7 +271,7 @@ func (l *Log) Sequence(ctx context.Context) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	failpoint.Here("eventlog: signed, not stored")
+	failpoint.Here("eventlog.before-head")
 	err = l.db.Keep(ctx, func(b *store.Books) {
 		b.MoveHead(head.Size, next.N, signed, at)
 		start := head.Size
@@ -291,7 +291,7 @@ func (l *Log) Sequence(ctx context.Context) (n int, err error) {
 		}
 		return 0, err
 	}
-	failpoint.Here("eventlog: stored")
+	failpoint.Here("eventlog.after-head")
 	l.last, l.note = next, signed
 	l.acks.seen(leaves, at)
 	return len(leaves), nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -21,10 +22,15 @@ func TestOnlyTheNamedLineKills(t *testing.T) {
 		failpoint.Here("here")
 		os.Exit(0)
 	}
+	dir := t.TempDir()
+	armed, empty := filepath.Join(dir, "armed"), filepath.Join(dir, "empty")
+	if err := errors.Join(os.WriteFile(armed, []byte("here\n"), 0o600), os.WriteFile(empty, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		dies bool
-	}{{"here", true}, {"elsewhere", false}, {"", false}} {
+	}{{"here", true}, {"elsewhere", false}, {"", false}, {"@" + armed, true}, {"@" + empty, false}} {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestOnlyTheNamedLineKills$")
 		cmd.Env = append(os.Environ(), run+"=1", "MAYFLY_FAILPOINT="+c.name)
 		err := cmd.Run()

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/failpoint"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )
@@ -239,6 +240,7 @@ func (e *postgres) commit(ctx context.Context, events [][]any) error {
 	}
 	b.Queue(`COMMIT`)
 	results := e.conn.SendBatch(ctx, &b)
+	failpoint.Here("store.at-commit") // it is on its way, and nobody hears how it ended
 	var tag pgconn.CommandTag
 	for range b.Len() {
 		if tag, err = results.Exec(); err != nil {

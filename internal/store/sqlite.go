@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/failpoint"
 	"github.com/ncruces/go-sqlite3"
 	"github.com/ncruces/go-sqlite3/driver"
 	"github.com/pressly/goose/v3"
@@ -241,6 +242,7 @@ func (e *sqlite) commit(_ context.Context, events [][]any) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("store.at-commit")
 	return e.commit_.Exec()
 }
 

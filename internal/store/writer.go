@@ -155,6 +155,7 @@ func (w *writer) try(batch []*Pending) (alone []*Pending, err error) {
 		p.begun()
 	}
 	engine := w.db.engine
+	failpoint.Here("store.before-begin")
 	if err := engine.begin(w.ctx, batch); err != nil {
 		engine.rollback()
 		return nil, err
@@ -205,7 +206,7 @@ func (w *writer) commit(batch []*Pending) error {
 			w.db.proc, next.seq, r.id, micros(r.at), r.kind, r.task, r.decision, r.person, r.leaf, r.body, next.mac,
 		})
 	}
-	failpoint.Here("store.before-commit")
+	failpoint.Here("store.before-events")
 	if err := w.db.engine.commit(w.ctx, events); err != nil {
 		w.db.engine.rollback()
 		if w.db.engine.again(err) == giveUp {
