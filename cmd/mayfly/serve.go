@@ -62,6 +62,7 @@ type instance struct {
 	logger    *slog.Logger
 	db        *store.DB
 	log       *eventlog.Log
+	sources   *attest.Sources // of the configuration in force
 	authority *authority.Authority
 	gateway   *gateway.Gateway
 	public    net.Listener
@@ -90,12 +91,11 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 	if n.log, err = eventlog.Open(ctx, n.db, eventlog.Options{Origin: logOrigin(c.Issuer), Logger: logger}); err != nil {
 		return n, err
 	}
-	sources, err := newSources(c)
-	if err != nil {
+	if n.sources, err = newSources(c, nil, logger); err != nil {
 		return n, err
 	}
 	n.authority, err = authority.New(ctx, authority.Config{
-		DB: n.db, Log: n.log, Bundle: c.Bundle(sources), Node: name, Version: built().Version, Logger: logger,
+		DB: n.db, Log: n.log, Bundle: c.Bundle(n.sources), Node: name, Version: built().Version, Logger: logger,
 	})
 	if err != nil {
 		return n, err
@@ -135,9 +135,10 @@ func (n *instance) add(s *http.Server, l net.Listener) {
 	n.servers, n.serveOn = append(n.servers, s), append(n.serveOn, l)
 }
 
-// newSources makes the sources of a configuration.
-func newSources(c *Config) (*attest.Sources, error) {
-	return attest.New(c.Sources, c.Clients, attest.Options{Issuer: c.Issuer})
+// newSources makes the sources of a configuration; keys that earlier fetched are
+// kept, so that a reload while a provider is down locks nobody out.
+func newSources(c *Config, earlier *attest.Sources, logger *slog.Logger) (*attest.Sources, error) {
+	return attest.New(c.Sources, c.Clients, attest.Options{Issuer: c.Issuer, Logger: logger, Earlier: earlier})
 }
 
 // logOrigin is the log's name: the issuer's host and /log.
@@ -229,6 +230,9 @@ func (n *instance) close() error {
 			}
 		}
 	}
+	if n.sources != nil {
+		n.sources.Close()
+	}
 	if n.db != nil {
 		errs = append(errs, n.db.Close())
 	}
@@ -274,14 +278,16 @@ func (n *instance) reload(ctx context.Context) error {
 	if next.Store != n.config.Store || next.Listen != n.config.Listen || next.Seal() != n.config.Seal() {
 		return mayfly.Errorf(mayfly.Invalid, "store, listen and keys cannot change while the server runs; restart it")
 	}
-	sources, err := newSources(next)
+	sources, err := newSources(next, n.sources, n.logger)
 	if err != nil {
 		return err
 	}
 	if err := n.authority.Reload(ctx, next.Bundle(sources)); err != nil {
+		sources.Close()
 		return err
 	}
-	n.config = next
+	n.sources.Close()
+	n.config, n.sources = next, sources
 	n.logger.Info("the configuration is in force", "bundle", next.Hash)
 	return nil
 }
