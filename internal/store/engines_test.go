@@ -170,3 +170,18 @@ func verifyAll(t testing.TB, db *DB) (rows int) {
 	}
 	return rows
 }
+
+// tamper runs a statement past the writer, as a database administrator would.
+func tamper(t testing.TB, db *DB, statement string) {
+	t.Helper()
+	pool := db.pool
+	if e, ok := db.engine.(*sqlite); ok { // whose readers cannot write
+		if err := e.conn.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if _, err := pool.Exec(statement); err != nil {
+		t.Fatal(err)
+	}
+}
