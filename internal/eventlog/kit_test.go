@@ -73,34 +73,55 @@ func (w world) log(db *store.DB, now func() time.Time) *eventlog.Log {
 	return l
 }
 
-// sql runs statements on the database as its administrator could, who has no
-// seal key. A statement that changes no row fails the test.
-func (w world) sql(statements ...string) {
+// raw gives the database as its administrator has it, who has no seal key.
+func (w world) raw(do func(*sql.DB) error) {
 	w.Helper()
 	driver, dsn := "pgx", w.dsn
 	if path, ok := strings.CutPrefix(w.dsn, "sqlite://"); ok {
-		driver, dsn = "sqlite3", "file:"+path
+		driver, dsn = "sqlite3", "file:"+path+"?_pragma=busy_timeout(5000)"
 	}
-	raw, err := sql.Open(driver, dsn)
+	db, err := sql.Open(driver, dsn)
 	if err != nil {
 		w.Fatal(err)
 	}
-	defer raw.Close()
-	for _, s := range statements {
-		result, err := raw.Exec(s)
-		if err != nil {
-			w.Fatalf("%s: %v", s, err)
-		}
-		if n, err := result.RowsAffected(); err != nil || n == 0 {
-			w.Fatalf("%s: changed %d rows, %v", s, n, err)
-		}
+	if err := errors.Join(do(db), db.Close()); err != nil {
+		w.Fatal(err)
 	}
+}
+
+// sql runs statements. One that changes no row fails the test.
+func (w world) sql(statements ...string) {
+	w.Helper()
+	w.raw(func(db *sql.DB) error {
+		for _, s := range statements {
+			result, err := db.Exec(s)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s, err)
+			}
+			if n, err := result.RowsAffected(); err != nil || n == 0 && !strings.HasPrefix(s, "CREATE") {
+				return fmt.Errorf("%s: changed %d rows, %v", s, n, err)
+			}
+		}
+		return nil
+	})
 }
 
 // record commits n events, about one of two people or nobody, and tells l.
 func (w world) record(db *store.DB, l *eventlog.Log, n int) []store.Record {
 	w.Helper()
-	at := time.Now()
+	return w.recordAt(time.Now(), db, l, n)
+}
+
+func (w world) recordAt(at time.Time, db *store.DB, l *eventlog.Log, n int) []store.Record {
+	w.Helper()
+	records, err := commit(w.Context(), at, db, l, n)
+	if err != nil {
+		w.Fatalf("recording: %v (%v)", err, errors.Unwrap(err))
+	}
+	return records
+}
+
+func commit(ctx context.Context, at time.Time, db *store.DB, l *eventlog.Log, n int) ([]store.Record, error) {
 	records, pending := make([]store.Record, n), make([]*store.Pending, n)
 	for i := range n {
 		e := mayfly.Event(mayfly.TaskRetired{Task: "task_x", Root: mayfly.Subject{Kind: mayfly.Human, ID: fmt.Sprint("person", i%2), Source: "idp"}})
@@ -108,20 +129,20 @@ func (w world) record(db *store.DB, l *eventlog.Log, n int) []store.Record {
 			e = mayfly.ServerStarted{Node: fmt.Sprint(i), Version: "test"}
 		}
 		var err error
-		if records[i], err = db.Prepare(w.Context(), at, "bundle", e); err != nil {
-			w.Fatal(err)
+		if records[i], err = db.Prepare(ctx, at, "bundle", e); err != nil {
+			return nil, err
 		}
-		pending[i] = db.Submit(w.Context(), records[i], func(*store.Tx) {})
+		pending[i] = db.Submit(ctx, records[i], func(*store.Tx) {})
 	}
 	for i, p := range pending {
 		if err := p.Wait(); err != nil {
-			w.Fatal(err)
+			return nil, err
 		}
 		if l != nil {
 			l.Acknowledged(records[i])
 		}
 	}
-	return records
+	return records, nil
 }
 
 // sequence steps until nothing waits, and returns how much got a position.
