@@ -166,7 +166,7 @@ func (x index) match(path string) (fits []*route, values map[string]string) {
 // matchPattern reads the values that path has where pattern has names. A value
 // is not empty; only a last one that stands for several segments has slashes.
 func matchPattern(pattern, path string) (map[string]string, bool) {
-	values := map[string]string{}
+	var values map[string]string
 	for pattern != "" {
 		start := strings.IndexByte(pattern, '{')
 		if start < 0 {
@@ -186,6 +186,9 @@ func matchPattern(pattern, path string) (map[string]string, bool) {
 		value, err := url.PathUnescape(path[:end])
 		if err != nil || value == "" {
 			return nil, false
+		}
+		if values == nil {
+			values = map[string]string{}
 		}
 		values[whole], path = value, path[end:]
 	}

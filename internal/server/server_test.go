@@ -4,13 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -19,6 +25,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/attest"
@@ -35,6 +43,7 @@ import (
 type node struct {
 	t      *testing.T
 	public string // http://127.0.0.1:port
+	web    *http.Client
 	socket *http.Client
 	api    *server.Server
 	db     *store.DB
@@ -46,7 +55,9 @@ const issuer = "https://mayfly.example.org"
 
 func start(t *testing.T, o server.Options) *node {
 	t.Helper()
-	n := &node{t: t, said: &lines{}}
+	n := &node{t: t, said: &lines{}, web: &http.Client{Transport: &http.Transport{}}}
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -115,6 +126,7 @@ func start(t *testing.T, o server.Options) *node {
 	running.Go(func() { admin.Serve(unix) })
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
+		n.web.CloseIdleConnections()
 		n.api.Close()
 		behind.Close()
 		public.Close()
@@ -158,7 +170,7 @@ type reply struct {
 // ask sends a request on the public port; headers are name, value pairs.
 func (n *node) ask(method, path, body string, headers ...string) reply {
 	n.t.Helper()
-	return n.do(http.DefaultClient, method, n.public+path, body, headers...)
+	return n.do(n.web, method, n.public+path, body, headers...)
 }
 
 // tell sends a request on the admin socket.
@@ -661,5 +673,137 @@ func TestS85TheAccessLogIsOneLineARequestAndHoldsNoSecret(t *testing.T) {
 		if strings.Contains(strings.Join(n.said.all(), "\n"), secret) {
 			t.Errorf("the log holds %.20s…", secret)
 		}
+	}
+}
+
+func TestTheGatewaySeesWhoIsBehindATrustedProxyAndWhatWasAsked(t *testing.T) {
+	var seen []string
+	gateway := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ip, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			t.Error(err)
+		}
+		seen = append(seen, ip+" "+r.RequestURI+" "+r.Header.Get("X-Forwarded-For")+r.Header.Get("Forwarded"))
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			t.Errorf("an answer cannot be streamed: %v", err)
+		}
+	})
+	proxies := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+	for _, c := range []struct {
+		trusted []netip.Prefix
+		path    string
+		want    string
+	}{
+		{proxies, "/http/orders//a/../b?x=;", "192.0.2.7 /http/orders//a/../b?x=; "},
+		{nil, "/mcp/bank", "127.0.0.1 /mcp/bank "},
+	} {
+		seen = nil
+		n := start(t, server.Options{Gateway: gateway, TrustedProxies: c.trusted})
+		n.raw("GET " + c.path + " HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nForwarded: for=x\r\n\r\n")
+		if len(seen) != 1 || seen[0] != c.want {
+			t.Errorf("the gateway saw %q, want %q", seen, c.want)
+		}
+		n.want(n.ask("GET", "/mcp/bank", "", "Host", "evil"), 403, "")
+		n.want(n.ask("GET", "/mcp/bank", "", "Origin", "https://evil.example"), 403, "")
+		if len(seen) != 1 {
+			t.Errorf("the gateway saw what was refused: %q", seen)
+		}
+	}
+}
+
+func TestAPanicIsAnsweredAndLoggedAndAnAbortCutsTheConnection(t *testing.T) {
+	n := start(t, server.Options{Gateway: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/mcp/late":
+			io.WriteString(w, "half")
+			http.NewResponseController(w).Flush()
+			panic("late")
+		case "/mcp/abort":
+			panic(http.ErrAbortHandler)
+		}
+		panic("a secret detail")
+	})})
+	r := n.want(n.ask("GET", "/mcp/x", ""), 500, "")
+	if strings.Contains(r.body, "secret") || r.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("a panic shows %s", r.body)
+	}
+	if !strings.Contains(strings.Join(n.said.all(), "\n"), "a secret detail") {
+		t.Error("the panic is not in the log")
+	}
+	for _, path := range []string{"/mcp/late", "/mcp/abort"} {
+		resp, err := n.web.Get(n.public + path)
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		if err == nil {
+			t.Errorf("%s looks like a whole answer", path)
+		}
+	}
+}
+
+func TestFailedClientsAreLockedOut(t *testing.T) {
+	n := start(t, server.Options{Limits: server.Limits{
+		Loopback: true, ClientFailures: 3, Unauthenticated: server.Rate{PerSecond: 100, Burst: 100},
+	}})
+	body := "token=x&client_id=c&client_assertion=x&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer"
+	for range 3 {
+		n.want(n.ask("POST", "/oauth2/introspect", body, asForm...), 401, "invalid_client")
+	}
+	r := n.want(n.ask("POST", "/oauth2/introspect", body, asForm...), 429, "")
+	if r.Header.Get("Retry-After") != "60" {
+		t.Errorf("Retry-After is %q", r.Header.Get("Retry-After"))
+	}
+	n.want(n.ask("POST", "/oauth2/introspect", strings.Replace(body, "client_id=c", "client_id=d", 1), asForm...), 401, "invalid_client")
+}
+
+func TestThePublicListenerSpeaksHTTP2AndNoOldTLS(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	server.Harden(s)
+	var running sync.WaitGroup
+	running.Go(func() {
+		s.Serve(tls.NewListener(tcp, server.TLS(tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key})))
+	})
+	defer running.Wait()
+	defer s.Close()
+	get := func(c *tls.Config) (string, error) {
+		c.RootCAs, c.ServerName = x509.NewCertPool(), "localhost"
+		root, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.RootCAs.AddCert(root)
+		transport := &http.Transport{TLSClientConfig: c, ForceAttemptHTTP2: true}
+		defer transport.CloseIdleConnections()
+		resp, err := (&http.Client{Transport: transport}).Get("https://" + tcp.Addr().String())
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		data, err := io.ReadAll(resp.Body)
+		return string(data), err
+	}
+	if proto, err := get(&tls.Config{}); err != nil || proto != "HTTP/2.0" {
+		t.Errorf("over TLS it speaks %q: %v", proto, err)
+	}
+	if _, err := get(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}); err == nil {
+		t.Error("TLS 1.1 is accepted")
+	}
+	cbc := &tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}}
+	if _, err := get(cbc); err == nil {
+		t.Error("a CBC suite is accepted")
 	}
 }
