@@ -24,7 +24,7 @@ import (
 
 // runCmd is mayfly run.
 type runCmd struct {
-	Profile string        `required:"" help:"What kind of agent this is." placeholder:"PROFILE"`
+	Profile string        `help:"What kind of agent this is. Needed, unless a ticket says it." placeholder:"PROFILE"`
 	Can     []string      `help:"What it may do; again for more. Default: the profile's own default." placeholder:"GRANT" sep:"none"`
 	Purpose string        `help:"What the task is for. Default: the command line." placeholder:"TEXT"`
 	TTL     time.Duration `help:"How long the task may run. Default: the profile's."`
@@ -55,6 +55,9 @@ func (c runCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	if len(c.Command) == 0 {
 		return usageError("say what to run, after --")
+	}
+	if c.Profile == "" && c.Ticket == "" {
+		return usageError("missing flags: --profile=PROFILE, or --ticket=TICKET")
 	}
 	grants, err := grantFlags(c.Can)
 	if err != nil {

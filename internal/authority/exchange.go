@@ -133,14 +133,10 @@ func (x *exchange) run(ctx context.Context) (TokenAnswer, error) {
 	case r.RequestedTokenType != "" && r.RequestedTokenType != TypeAccessToken && r.RequestedTokenType != TypeJWT:
 		return TokenAnswer{}, badRequest("only access tokens are issued; leave requested_token_type out")
 	case r.Peer != nil && r.SubjectToken == "" && r.SubjectTokenType == "":
-		// On the admin socket the user at the other end is both.
-		r.SubjectTokenType = typePeer
-		if r.ActorToken == "" && r.Client.Assertion == "" {
-			r.ActorTokenType = typePeer
-		}
+		r.SubjectTokenType = typePeer // on the admin socket: the user at the other end
 	case r.SubjectToken == "" || r.SubjectTokenType == "":
 		return TokenAnswer{}, badRequest("subject_token and subject_token_type are required")
-	case r.SubjectTokenType == typePeer || r.ActorTokenType == typePeer:
+	case r.SubjectTokenType == typePeer:
 		return TokenAnswer{}, badRequest("this token type is not accepted here")
 	case (r.ActorToken == "") != (r.ActorTokenType == ""):
 		return TokenAnswer{}, badRequest("actor_token and actor_token_type go together")
@@ -239,7 +235,7 @@ func (x *exchange) readSubject(ctx context.Context) error {
 }
 
 func (x *exchange) setSubject(c attest.Caller) error {
-	x.subject, x.root = &c, c.Subject()
+	x.subject, x.root, x.known = &c, c.Subject(), true
 	x.refused.Root = x.root
 	if x.root.Kind == mayfly.Workload {
 		return badRequest("a workload cannot delegate; use the token of a human or a service, or a ticket")
@@ -272,7 +268,9 @@ func (x *exchange) readChain(ctx context.Context, id mayfly.TaskID) error {
 func (x *exchange) readActor(ctx context.Context) error {
 	r := x.r
 	switch {
-	case r.ActorTokenType == typePeer:
+	case r.Peer != nil && r.ActorToken == "" && r.Client.Assertion == "" && (x.presents == nil || r.Profile != ""):
+		// On the admin socket whoever opens a task and brings no evidence is the
+		// user at the other end.
 		c, err := x.b.Sources.Peer(*r.Peer, mayfly.Workload)
 		if err != nil {
 			return err
@@ -615,7 +613,12 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 		x.a.live.evict(taskIDs(x.chain)...)
 		return TokenAnswer{}, badRequest("the delegating task ended meanwhile; open a new one")
 	case "revocation":
-		return TokenAnswer{}, errRevoked("the delegator, the profile, a source or the client")
+		if revoked := x.a.refuseRevoked(ctx, x.root); mayfly.KindOf(revoked) == mayfly.Denied {
+			// The token is good and whoever it speaks for is not: to an exchange
+			// that is a subject token that is not acceptable (RFC 8693 section 2.2.2).
+			return TokenAnswer{}, badRequest("the delegator is not accepted: %s", mayfly.AsError(revoked).Message)
+		}
+		return TokenAnswer{}, errRevoked("the profile, a source or the client")
 	case "ticket":
 		return TokenAnswer{}, badRequest("this ticket was used, or expired, meanwhile; ask for a new one")
 	case "children":
