@@ -27,7 +27,19 @@ var testSeal = [32]byte{1, 2, 3}
 func onEachEngine(t *testing.T, test func(t *testing.T, db *DB)) {
 	t.Helper()
 	t.Run("sqlite", func(t *testing.T) { test(t, open(t, sqliteAddress(t))) })
-	t.Run("postgres", func(t *testing.T) { test(t, open(t, pgtest.New(t))) })
+	t.Run("postgres", func(t *testing.T) { test(t, open(t, postgresAddress(t))) })
+}
+
+// postgresAddress is a database that a store was once opened on.
+func postgresAddress(t testing.TB, options ...pgtest.Option) string {
+	t.Helper()
+	return pgtest.New(t, append(options, pgtest.Prepared("store", func(dsn string) error {
+		db, err := Open(context.Background(), Options{DSN: dsn, Seal: testSeal})
+		if err != nil {
+			return err
+		}
+		return db.Close()
+	}))...)
 }
 
 func sqliteAddress(t testing.TB) string {

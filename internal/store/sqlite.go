@@ -63,8 +63,10 @@ func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
 	if e.lock, err = lockFile(path + ".lock"); err != nil {
 		return err
 	}
-	if err := private(path); err != nil {
-		return err
+	for _, file := range []string{path, path + "-shm"} {
+		if err := private(file); err != nil {
+			return err
+		}
 	}
 	unclean := nonEmpty(path + "-wal")
 	if e.writers, err = driver.Open(sqliteDSN(path, vfs)); err != nil {
@@ -91,8 +93,8 @@ func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
 	return e.pinned.Raw(func(c any) error { return e.prepare(c.(driver.Conn).Raw()) })
 }
 
-// private makes the database file readable by its owner alone; the files that
-// SQLite puts beside it take the mode over.
+// private makes a file readable by its owner alone. The write-ahead log takes
+// the mode over from the database, by "modeof" in its address.
 func private(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
