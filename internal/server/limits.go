@@ -273,11 +273,16 @@ func (c *call) key(parts ...string) limitKey {
 	return k
 }
 
-// limitKey names the sender by the credential presented. At the OAuth endpoints
-// that is the client's id, else its evidence.
+// limitKey names the sender by the credential presented, where it is looked at:
+// what is open to all takes everybody for a stranger, whatever they send. At the
+// OAuth endpoints it is the client's id, else its evidence.
 func (c *call) limitKey() limitKey {
-	if c.route != nil && c.route.surface == oauth {
-		return c.key("client", c.client())
+	switch {
+	case c.route == nil: // the gateway
+	case c.route.surface == open:
+		return c.key()
+	case c.route.surface == oauth:
+		return c.key(c.client())
 	}
 	return c.key(c.r.Header["Authorization"]...)
 }

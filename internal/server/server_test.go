@@ -628,6 +628,7 @@ func TestLimitsHoldWhereTheyShould(t *testing.T) {
 	}
 	n.want(n.ask("GET", "/v1/tasks", "", "Authorization", "Bearer "+token), 200, "")
 	n.want(n.ask("GET", "/v1/tasks", "", "Authorization", "Bearer other"), 429, "")
+	n.want(n.ask("GET", "/oauth2/jwks", "", "Authorization", "Bearer made up"), 429, "")
 	n.want(n.ask("POST", "/oauth2/token", exchange+"&subject_token=x", asForm...), 429, "temporarily_unavailable")
 	for range 20 {
 		n.want(n.ask("GET", "/healthz", ""), 200, "")
