@@ -67,12 +67,13 @@ func (g *Gateway) serveHTTP(x *request) {
 		return
 	}
 	events := isEventStream(resp.Header)
-	if resp.ContentLength > maxAnswer && !events {
+	if resp.ContentLength > maxAnswer && !events && x.r.Method != http.MethodHead {
 		x.problem(withDecision(tooLong(), ad.Decision().ID))
 		return
 	}
 	if events {
 		limit.Reset(streamWithin)
+		x.readWithin(0)
 	}
 	relayHeaders(x.w.Header(), resp.Header, ad.Target(), x.bundle.Issuer+"/http/"+x.route.target)
 	// What a target says must never run as a page of this origin.

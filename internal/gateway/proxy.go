@@ -139,7 +139,11 @@ func (g *gate) gotConn(info httptrace.GotConnInfo) {
 	}
 	if c, ok := c.(*gatedConn); ok {
 		c.next.Store(g)
+		return
 	}
+	// Not a connection of ours: ask now, which is as late as one can. A refusal
+	// has cancelled the request; that is all there is to do with it.
+	_ = g.open()
 }
 
 // send gives one request to a target. ask, if set, is asked immediately before
