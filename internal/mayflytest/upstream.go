@@ -43,6 +43,10 @@ func (u *Upstream) Forget() {
 	u.requests = nil
 }
 
+// NewUpstream is a system of the test's own behind the gateway, which remembers
+// what it was sent.
+func NewUpstream(t testing.TB, answers http.Handler) *Upstream { return recording(t, answers) }
+
 // recording serves next and remembers what it was sent.
 func recording(t testing.TB, next http.Handler) *Upstream {
 	u := &Upstream{}
