@@ -62,8 +62,11 @@ func (db *DB) submit(ctx context.Context, tx *Tx, rec Record) *Pending {
 		return failed(tx.err)
 	}
 	p := &Pending{ctx: ctx, record: rec, ops: tx.arrange(), epoch: tx.epoch, done: make(chan struct{})}
+	if db.readOnly {
+		return failed(mayfly.Errorf(mayfly.Unavailable, "the store is open for reading only"))
+	}
 	if !db.writer.enqueue(p) {
-		return failed(errClosed())
+		return failed(mayfly.Errorf(mayfly.Unavailable, "the server is shutting down; try again"))
 	}
 	return p
 }
@@ -75,10 +78,6 @@ var parameters = func() (n [statements]int) {
 	}
 	return n
 }()
-
-func errClosed() error {
-	return mayfly.Errorf(mayfly.Unavailable, "the server is shutting down; try again")
-}
 
 // Pending is a change on its way.
 type Pending struct {

@@ -620,3 +620,63 @@ func mustURL(t *testing.T, address string) *url.URL {
 	}
 	return u
 }
+
+func TestAStoreIsReadWithoutBeingChanged(t *testing.T) {
+	for name, address := range map[string]string{"sqlite": sqliteAddress(t), "postgres": pgtest.New(t)} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Open(t.Context(), Options{DSN: address, Seal: testSeal, ReadOnly: true}); err == nil {
+				t.Fatal("a store that does not exist was opened")
+			}
+			db := open(t, address)
+			r := commit(t, db, opened("task_1"))
+			processes := count(t, db, `SELECT COUNT(*) FROM process`)
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Open(t.Context(), Options{DSN: address, ReadOnly: true}); mayfly.KindOf(err) != mayfly.Invalid {
+				t.Errorf("with another seal key: %v, want Invalid", err)
+			}
+			db, err := Open(t.Context(), Options{DSN: address, Seal: testSeal, ReadOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			row, err := db.EventByID(t.Context(), r.ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := db.Body(t.Context(), *row); err != nil {
+				t.Error(err)
+			}
+			wantKind(t, db.Change(t.Context(), r, func(*Tx) {}), mayfly.Unavailable)
+			wantKind(t, db.Keep(t.Context(), func(*Books) {}), mayfly.Unavailable)
+			if n := count(t, db, `SELECT COUNT(*) FROM process`); n != processes {
+				t.Errorf("%d processes, were %d", n, processes)
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestABackupIsAStore(t *testing.T) {
+	db := open(t, sqliteAddress(t))
+	r := commit(t, db, opened("task_1"))
+	path := filepath.Join(t.TempDir(), "backup.db")
+	if err := db.Backup(t.Context(), path); err != nil {
+		t.Fatal(err, errors.Unwrap(err))
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v (%v), want 0600", info.Mode(), err)
+	}
+	wantKind(t, db.Backup(t.Context(), path), mayfly.Invalid) // it is there
+	commit(t, db, opened("task_2"))
+	copied := open(t, "sqlite://"+path)
+	if _, err := copied.EventByID(t.Context(), r.ID()); err != nil {
+		t.Error(err)
+	}
+	if n := verifyAll(t, copied); n != 1 {
+		t.Errorf("%d records in the backup, want 1", n)
+	}
+	wantKind(t, open(t, postgresAddress(t)).Backup(t.Context(), path+"2"), mayfly.Invalid)
+}

@@ -17,30 +17,47 @@ import (
 //go:embed schema/*.sql
 var schema embed.FS
 
-// migrate brings the schema of db to this binary's version, or refuses a schema
-// that a newer binary made.
-func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, translate func(string) string, opts ...goose.ProviderOption) error {
+// migrate brings the schema of pool to this binary's version, or refuses one
+// that a newer binary made. A store that is only read must have this version.
+func (db *DB) migrate(ctx context.Context, pool *sql.DB, dialect goose.Dialect, translate func(string) string, opts ...goose.ProviderOption) error {
 	migrations, err := migrations(translate)
 	if err != nil {
 		return err
 	}
+	target := migrations[len(migrations)-1].Version
+	var current int64
+	if db.readOnly {
+		if err := pool.QueryRowContext(ctx, `SELECT COALESCE(MAX(version_id), 0) FROM goose_db_version`).Scan(&current); err != nil {
+			return unopenable(err)
+		}
+		if current < target {
+			return mayfly.Errorf(mayfly.Invalid, "the store is of an older version; start the server on it once")
+		}
+		return newer(current, target)
+	}
 	opts = append(opts, goose.WithGoMigrations(migrations...), goose.WithDisableGlobalRegistry(true), goose.WithSlog(slog.New(slog.DiscardHandler)))
-	p, err := goose.NewProvider(dialect, db, nil, opts...)
+	p, err := goose.NewProvider(dialect, pool, nil, opts...)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	current, target, err := p.GetVersions(ctx)
-	if err != nil {
+	if current, err = p.GetDBVersion(ctx); err != nil {
 		return unopenable(err)
 	}
-	if current > target {
-		return mayfly.Coded(mayfly.Invalid, "newer_schema",
-			"the store was made by a newer version (schema %d, this one knows %d); run that version, or restore an older backup", current, target)
+	if err := newer(current, target); err != nil {
+		return err
 	}
 	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("store: migrating: %w", err)
+		return unopenable(err)
 	}
 	return nil
+}
+
+func newer(current, target int64) error {
+	if current <= target {
+		return nil
+	}
+	return mayfly.Coded(mayfly.Invalid, "newer_schema",
+		"the store was made by a newer version (schema %d, this one knows %d); run that version, or restore an older backup", current, target)
 }
 
 // migrations are the schema files in their order, each in a transaction of its own.

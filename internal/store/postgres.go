@@ -65,8 +65,11 @@ func (db *DB) openPostgres(ctx, run context.Context, u *url.URL) error {
 	if err != nil {
 		return err
 	}
-	if err := migrate(ctx, e.pool, goose.DialectPostgres, forPostgres, goose.WithSessionLocker(locker)); err != nil {
+	if err := db.migrate(ctx, e.pool, goose.DialectPostgres, forPostgres, goose.WithSessionLocker(locker)); err != nil {
 		return err
+	}
+	if db.readOnly {
+		return nil
 	}
 	if err := e.connect(ctx); err != nil {
 		return unopenable(err)
@@ -285,6 +288,10 @@ func (e *postgres) again(err error) verdict {
 		return repeat
 	}
 	return giveUp
+}
+
+func (e *postgres) backup(context.Context, string) error {
+	return mayfly.Errorf(mayfly.Invalid, "the store is on PostgreSQL; make the backup with pg_dump")
 }
 
 func (e *postgres) close() error {

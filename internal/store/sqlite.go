@@ -24,6 +24,7 @@ const sqliteReaders = 4
 // sqlite writes through one pinned connection, with every statement prepared
 // once. Reads have a pool of their own, which cannot write.
 type sqlite struct {
+	dsn     string
 	lock    *os.File
 	readers *sql.DB
 	writers *sql.DB
@@ -54,7 +55,11 @@ func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
 	if u.Host != "" || u.RawQuery != "" || u.Fragment != "" || !filepath.IsAbs(path) {
 		return mayfly.Errorf(mayfly.Invalid, "store: write sqlite:// and an absolute path, such as sqlite:///var/lib/mayfly/mayfly.db")
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if db.readOnly {
+		if !nonEmpty(path) {
+			return mayfly.Errorf(mayfly.Invalid, "there is no store at %s", path)
+		}
+	} else if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return unopenable(err)
 	}
 	e := &sqlite{}
@@ -69,7 +74,8 @@ func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
 		}
 	}
 	unclean := nonEmpty(path + "-wal")
-	if e.writers, err = driver.Open(sqliteDSN(path, vfs)); err != nil {
+	e.dsn = sqliteDSN(path, vfs)
+	if e.writers, err = driver.Open(e.dsn); err != nil {
 		return unopenable(err)
 	}
 	e.writers.SetMaxOpenConns(1)
@@ -78,7 +84,7 @@ func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
 			return err
 		}
 	}
-	if err := migrate(ctx, e.writers, goose.DialectSQLite3, forSQLite); err != nil {
+	if err := db.migrate(ctx, e.writers, goose.DialectSQLite3, forSQLite); err != nil {
 		return err
 	}
 	if e.readers, err = driver.Open(sqliteDSN(path, vfs, "query_only(1)")); err != nil {
@@ -87,6 +93,9 @@ func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
 	e.readers.SetMaxOpenConns(sqliteReaders)
 	e.readers.SetMaxIdleConns(sqliteReaders)
 	db.pool = e.readers
+	if db.readOnly {
+		return nil
+	}
 	if e.pinned, err = e.writers.Conn(ctx); err != nil {
 		return unopenable(err)
 	}
@@ -258,6 +267,24 @@ func (e *sqlite) rollback() {
 // again: whatever fails on SQLite (a full disk, a lost one, a file that became
 // read-only) fails as well a moment later. The next batch finds out.
 func (e *sqlite) again(error) verdict { return giveUp }
+
+func (e *sqlite) backup(ctx context.Context, path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return mayfly.Errorf(mayfly.Invalid, "the backup cannot be written: %s", fmt.Sprint(err)).Because(err)
+	}
+	defer f.Close()
+	// The readers cannot write, not even to another file.
+	from, err := driver.Open(e.dsn)
+	if err != nil {
+		return unreadable(err)
+	}
+	defer from.Close()
+	if _, err := from.ExecContext(ctx, `VACUUM INTO $1`, path); err != nil {
+		return mayfly.Errorf(mayfly.Unavailable, "the backup could not be written: %s", fmt.Sprint(err)).Because(errors.Join(err, os.Remove(path)))
+	}
+	return f.Sync()
+}
 
 func (e *sqlite) close() error {
 	var errs []error

@@ -222,7 +222,7 @@ var texts = [statements]string{
 	insertProcess: `INSERT INTO process (proc, node, started_at, seen_at) VALUES ($1, $2, $3, $4) ON CONFLICT (proc) DO NOTHING`,
 	seenProcess:   `UPDATE process SET seen_at = $1 WHERE proc = $2`,
 
-	appendSpan: `INSERT INTO log_span (start, proc, seq, n) VALUES ($1, $2, $3, $4)`,
+	appendSpan: `INSERT INTO log_span (start, proc, seq, n) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
 	putTile: `INSERT INTO log_tile (level, idx, data) VALUES ($1, $2, $3)
 		ON CONFLICT (level, idx) DO UPDATE SET data = excluded.data`,
 	moveHead: `UPDATE log_head SET size = $1, note = $2, at = $3 WHERE one = 1 AND size = $4`,
@@ -284,8 +284,9 @@ var texts = [statements]string{
 	lastEventTime: `SELECT COALESCE(MAX(e.time), 0) FROM process p CROSS JOIN event e
 		WHERE e.proc = p.proc AND e.seq = (SELECT MAX(l.seq) FROM event l WHERE l.proc = p.proc)`,
 
-	readHeads: `SELECT p.proc, COALESCE((SELECT s.seq + s.n FROM log_span s WHERE s.proc = p.proc ORDER BY s.seq DESC LIMIT 1), 1)
-		FROM process p ORDER BY p.proc`,
+	readHeads: `SELECT h.proc, h.next FROM (SELECT p.proc AS proc,
+			COALESCE((SELECT s.seq + s.n FROM log_span s WHERE s.proc = p.proc ORDER BY s.seq DESC LIMIT 1), 1) AS next FROM process p) h
+		WHERE EXISTS (SELECT 1 FROM event e WHERE e.proc = h.proc AND e.seq >= h.next) ORDER BY h.proc`,
 	readRun: `SELECT e.proc, e.seq, e.id, e.time, e.kind, e.task, e.decision, e.person, e.leaf, e.body, e.mac, CAST(NULL AS BIGINT)
 		FROM event e WHERE e.proc = $1 AND e.seq >= $2 ORDER BY e.seq LIMIT $3`,
 	readMAC:   `SELECT mac FROM event WHERE proc = $1 AND seq = $2`,

@@ -27,9 +27,9 @@ type Options struct {
 	Seal   [32]byte
 	Node   string // name of this node, for people
 	Logger *slog.Logger
-	// ReadOnly opens the store to look at it: this process is not written down
-	// and every change is refused. A SQLite store that a server has open is
-	// still locked.
+	// ReadOnly opens a store that exists to look at it: this process is not
+	// written down and every change is refused. A SQLite store that a server
+	// has open is locked all the same.
 	ReadOnly bool
 
 	vfs string // of SQLite, for tests of failing disks
@@ -37,11 +37,12 @@ type Options struct {
 
 // DB is an open store. Its methods are safe for concurrent use.
 type DB struct {
-	engine engine
-	pool   *sql.DB
-	reads  [statements - writes]*sql.Stmt
-	logger *slog.Logger
-	proc   int64 // number of this process among all that ever wrote
+	engine   engine
+	pool     *sql.DB
+	readOnly bool
+	reads    [statements - writes]*sql.Stmt
+	logger   *slog.Logger
+	proc     int64 // number of this process among all that ever wrote
 
 	root                       []byte // the seal key
 	bodyKey, lookupKey, macKey []byte
@@ -79,6 +80,8 @@ type engine interface {
 	rollback()
 	// again says what to do after err.
 	again(err error) verdict
+	// backup writes a copy of the database, as of now, to a new file.
+	backup(ctx context.Context, path string) error
 	close() error
 }
 
@@ -103,7 +106,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, mayfly.Errorf(mayfly.Invalid, "store: the address is not a URL; write sqlite:///absolute/path or postgres://…")
 	}
 	db := &DB{
-		logger: o.Logger, root: o.Seal[:],
+		logger: o.Logger, root: o.Seal[:], readOnly: o.ReadOnly,
 		committed: make(chan struct{}, 1), advanced: make(chan struct{}, 1),
 	}
 	db.bodyKey, db.lookupKey, db.macKey = db.Key(keyBody), db.Key(keyLookup), db.Key(keyRowMAC)
@@ -118,7 +121,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		err = mayfly.Errorf(mayfly.Invalid, "store: %q is no kind of store; write sqlite:///absolute/path or postgres://…", u.Scheme)
 	}
 	if err == nil {
-		err = db.start(ctx, run, o)
+		err = db.start(ctx, run, o.Node)
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -127,15 +130,14 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 }
 
 // start prepares the reads, starts the writer and writes this process down.
-func (db *DB) start(ctx, run context.Context, o Options) error {
+func (db *DB) start(ctx, run context.Context, node string) error {
 	for s := writes; s < statements; s++ {
 		var err error
 		if db.reads[s-writes], err = db.pool.PrepareContext(ctx, texts[s]); err != nil {
 			return unopenable(err)
 		}
 	}
-	if o.ReadOnly {
-		db.writer.finish() // it never starts: whatever is submitted is refused
+	if db.readOnly {
 		return db.checkSeal(ctx)
 	}
 	db.writer.start(run, db)
@@ -148,7 +150,7 @@ func (db *DB) start(ctx, run context.Context, o Options) error {
 		if err := db.readRow(ctx, nextProcess, nil, &db.proc); err != nil {
 			return err
 		}
-		err := db.keep(ctx, func(tx *Tx) { tx.add(insertProcess, "process", db.proc, o.Node, now, now) })
+		err := db.keep(ctx, func(tx *Tx) { tx.add(insertProcess, "process", db.proc, node, now, now) })
 		if _, taken := errors.AsType[*Refused](err); taken {
 			continue // another node took the number
 		}
@@ -174,7 +176,7 @@ func (db *DB) checkSeal(ctx context.Context) error {
 			}
 			return nil
 		}
-		if !errors.Is(err, sql.ErrNoRows) {
+		if !errors.Is(err, sql.ErrNoRows) || db.readOnly {
 			return err
 		}
 		err = db.keep(ctx, func(tx *Tx) { tx.add(insertMeta, "meta", sealCheck, db.Seal(sealCheck, sealCheck, nil)) })
@@ -227,6 +229,11 @@ func (db *DB) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Backup writes a copy of the database as of now to path, which must not exist,
+// while the store is in use. On PostgreSQL it is an error of kind Invalid:
+// pg_dump does it better.
+func (db *DB) Backup(ctx context.Context, path string) error { return db.engine.backup(ctx, path) }
 
 // Closed reports whether Close was called.
 func (db *DB) Closed() bool { return db.closed.Load() }

@@ -304,8 +304,10 @@ func (tx *Tx) Advance(kind, subject string, at time.Time) {
 type Books struct{ tx *Tx }
 
 // AppendSpan says that the n events of proc from seq on have the positions from
-// start on.
-func (b *Books) AppendSpan(start, proc, seq, n int64) { b.tx.add(appendSpan, "", start, proc, seq, n) }
+// start on, and guards, as "span", that nobody said so before.
+func (b *Books) AppendSpan(start, proc, seq, n int64) {
+	b.tx.add(appendSpan, "span", start, proc, seq, n)
+}
 
 // PutTile writes a tile, replacing the partial one that was there.
 func (b *Books) PutTile(level, idx int64, data []byte) { b.tx.add(putTile, "", level, idx, data) }

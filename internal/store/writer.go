@@ -59,7 +59,7 @@ func (w *writer) start(ctx context.Context, db *DB) {
 func (w *writer) enqueue(p *Pending) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || w.wake == nil {
+	if w.closed {
 		return false
 	}
 	w.queue = append(w.queue, p)
