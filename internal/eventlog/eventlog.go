@@ -40,9 +40,10 @@ type Log struct {
 	logger *slog.Logger
 	now    func() time.Time
 
-	step sync.Mutex // held for a whole step; guards the two below
-	last tree       // the newest tree whose checkpoint this process knows to be stored
-	note []byte     // the checkpoint of last
+	step     sync.Mutex // held for a whole step; guards the three below
+	last     tree       // the newest tree whose checkpoint this process knows to be stored
+	note     []byte     // the checkpoint of last
+	followed time.Time  // when another process was last seen to have moved the log
 
 	acks  acks
 	alarm atomic.Pointer[mayfly.Error]
@@ -86,6 +87,7 @@ func Open(ctx context.Context, db *store.DB, o Options) (*Log, error) {
 	if err := l.follow(ctx, head); err != nil {
 		return nil, err
 	}
+	l.followed = time.Time{} // whoever it was may be gone
 	return l, nil
 }
 
@@ -177,6 +179,10 @@ const (
 	// record is under a checkpoint well within a second.
 	breath    = 50 * time.Millisecond
 	lookEvery = 200 * time.Millisecond
+	// deference is how long a process leaves the log to another that was seen
+	// to move it. The swap keeps two from forking it, but the one that loses
+	// has its whole commit run again.
+	deference = 2 * lookEvery
 )
 
 // Run sequences until ctx ends, or returns the alarm. Everything else, such as a
@@ -192,7 +198,7 @@ func (l *Log) Run(ctx context.Context) error {
 		case <-l.db.Committed():
 		case <-timer.C:
 		}
-		n, err := l.Sequence(ctx)
+		n, err := l.turn(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -233,16 +239,10 @@ var errOvertaken = errors.New("eventlog: another process moved the log first")
 func (l *Log) Sequence(ctx context.Context) (n int, err error) {
 	l.step.Lock()
 	defer l.step.Unlock()
-	if err := l.Err(); err != nil {
-		return 0, err
-	}
 	// The head is read before the records: if another process moves it in
 	// between, the swap below is refused.
-	head, err := l.db.Head(ctx)
+	head, err := l.look(ctx)
 	if err != nil {
-		return 0, err
-	}
-	if err := l.follow(ctx, head); err != nil {
 		return 0, err
 	}
 	runs, err := l.db.Unsequenced(ctx, batch)
@@ -250,13 +250,9 @@ func (l *Log) Sequence(ctx context.Context) (n int, err error) {
 		return 0, err
 	}
 	leaves, err := l.check(ctx, runs)
-	if err != nil {
+	if err != nil || len(leaves) == 0 {
 		return 0, err
 	}
-	if err := l.lookUp(ctx); err != nil || len(leaves) == 0 {
-		return 0, err
-	}
-
 	next, tiles, err := l.last.append(leaves)
 	if err != nil {
 		return 0, err
@@ -295,6 +291,33 @@ func (l *Log) Sequence(ctx context.Context) (n int, err error) {
 	l.last, l.note = next, signed
 	l.acks.seen(leaves, at)
 	return len(leaves), nil
+}
+
+// turn is Sequence, unless it is another process's turn.
+func (l *Log) turn(ctx context.Context) (n int, err error) {
+	l.step.Lock()
+	if l.now().Sub(l.followed) < deference {
+		defer l.step.Unlock()
+		_, err := l.look(ctx)
+		return 0, err
+	}
+	l.step.Unlock()
+	return l.Sequence(ctx)
+}
+
+// look follows the head to where it is, and misses what should be under it.
+func (l *Log) look(ctx context.Context) (store.Head, error) {
+	if err := l.Err(); err != nil {
+		return store.Head{}, err
+	}
+	head, err := l.db.Head(ctx)
+	if err == nil {
+		err = l.follow(ctx, head)
+	}
+	if err == nil {
+		err = l.lookUp(ctx)
+	}
+	return head, err
 }
 
 // check is the leaf hashes of runs, in order, if every row is what a process of
@@ -351,7 +374,7 @@ func (l *Log) follow(ctx context.Context, head store.Head) error {
 		return l.raise(ctx, "%w", err)
 	}
 	l.acks.seen(leaves, l.now())
-	l.last, l.note = next, head.Note
+	l.last, l.note, l.followed = next, head.Note, l.now()
 	return nil
 }
 

@@ -22,46 +22,79 @@ import (
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
+// runAll runs logs until the test stops them.
+func runAll(t *testing.T, logs ...*eventlog.Log) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	for _, l := range logs {
+		running.Go(func() {
+			if err := l.Run(ctx); err != nil {
+				t.Errorf("Run: %v: %s", err, l.Alarm())
+			}
+		})
+	}
+	return func() { cancel(); running.Wait() }
+}
+
+// covered waits until every record is under a checkpoint, and says how long that
+// took.
+func (w world) covered(db *store.DB, l *eventlog.Log, recs []store.Record) time.Duration {
+	w.Helper()
+	acknowledged := time.Now()
+	for _, rec := range recs {
+		for {
+			row, err := db.EventByID(w.Context(), rec.ID())
+			if err != nil {
+				w.Fatal(err)
+			}
+			if row.Position != nil {
+				if of, _ := w.checkpoint(l); of.N <= *row.Position {
+					w.Fatalf("position %d is not under the checkpoint of %d", *row.Position, of.N)
+				}
+				break
+			}
+			if time.Since(acknowledged) > 10*time.Second {
+				w.Fatalf("%s got no position", rec.ID())
+			}
+		}
+	}
+	return time.Since(acknowledged)
+}
+
 func TestEverythingAcknowledgedIsUnderACheckpointWithinASecond(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, w world) {
 		db := w.open()
 		l := w.log(db, nil)
-		ctx, stop := context.WithCancel(t.Context())
-		ran := make(chan error, 1)
-		go func() { ran <- l.Run(ctx) }()
+		stop := runAll(t, l)
 		var slowest time.Duration
 		for range 4 {
-			recs := w.record(db, l, 40)
-			acknowledged := time.Now()
-			for _, rec := range recs {
-				for {
-					row, err := db.EventByID(t.Context(), rec.ID())
-					if err != nil {
-						t.Fatal(err)
-					}
-					if row.Position != nil {
-						if of, _ := w.checkpoint(l); of.N <= *row.Position {
-							t.Fatalf("position %d is not under the checkpoint of %d", *row.Position, of.N)
-						}
-						break
-					}
-					if time.Since(acknowledged) > 5*time.Second {
-						t.Fatalf("%s got no position", rec.ID())
-					}
-				}
-			}
-			slowest = max(slowest, time.Since(acknowledged))
+			slowest = max(slowest, w.covered(db, l, w.record(db, l, 40)))
 		}
+		stop()
 		t.Logf("the slowest of 4 × 40 records was under a checkpoint %v after it was acknowledged", slowest)
 		if slowest > time.Second {
 			t.Errorf("a record was under a checkpoint only %v after it was acknowledged", slowest)
 		}
-		stop()
-		if err := <-ran; err != nil {
-			t.Error(err)
-		}
 		w.mustVerify(db, 4*40+1)
 	})
+}
+
+// Of two nodes one sequences at a time, whoever has something to record.
+func TestTwoNodesKeepThePromiseToEachOther(t *testing.T) {
+	w := newWorld(t, "postgres")
+	dbs := []*store.DB{w.open(), w.open()}
+	logs := []*eventlog.Log{w.log(dbs[0], nil), w.log(dbs[1], nil)}
+	stop := runAll(t, logs...)
+	var slowest time.Duration
+	for _, writer := range []int{0, 0, 1, 0, 1, 1, 1, 0} {
+		slowest = max(slowest, w.covered(dbs[1-writer], logs[1-writer], w.record(dbs[writer], logs[writer], 10)))
+	}
+	stop()
+	t.Logf("the slowest record was under a checkpoint %v after it was acknowledged", slowest)
+	if slowest > time.Second {
+		t.Errorf("a record was under a checkpoint only %v after it was acknowledged", slowest)
+	}
+	w.mustVerify(dbs[0], 81)
 }
 
 func TestEachCheckpointGrowsOutOfTheOneBefore(t *testing.T) {

@@ -115,6 +115,17 @@ func (w written) sign(skey, text string) []byte {
 	return signed
 }
 
+// signed is a checkpoint that who holds the seal key could sign: of this size,
+// and of a root that is no tree's.
+func (w written) signed(size int) []byte {
+	w.Helper()
+	keys, err := w.db.Keys(w.Context(), "log")
+	if err != nil {
+		w.Fatal(err)
+	}
+	return w.sign(string(keys[0].Private), fmt.Sprintf("%s\n%d\n%s=\n", origin, size, strings.Repeat("A", 43)))
+}
+
 // cut takes away everything that came after the first checkpoint but the events
 // themselves.
 func (w written) cut() {
@@ -182,6 +193,7 @@ func TestVerifyNamesTheFirstPlaceThatWasAltered(t *testing.T) {
 		{"a garbage checkpoint", func(w written) { w.setNote([]byte("\n\n\x00\xff\xe2\x80\x94 \n")) }, -1, 0, "checkpoint does not verify"},
 		{"a checkpoint under another origin", func(w written) { w.setNote(w.resigned("other.example.test/log")) }, -1, 0, "checkpoint does not verify"},
 		{"a checkpoint of another key", func(w written) { w.setNote(w.resigned(origin)) }, -1, 0, "checkpoint does not verify"},
+		{"a checkpoint signed for another root", func(w written) { w.setNote(w.signed(301)) }, -1, 0, "make the root"},
 		{"the checkpoint before", func(w written) { w.setNote(w.first) }, 101, 0, "head says 301"},
 		{"the head before", func(w written) { w.sql(`UPDATE log_head SET size = 101`); w.setNote(w.first) }, 101, 0, "from 101 on"},
 		{"the end put back to wait", func(w written) { w.cut() }, -1, 102, "was put back"},
@@ -222,11 +234,7 @@ func TestVerifyNamesTheFirstPlaceThatWasAltered(t *testing.T) {
 func TestACheckpointKeptElsewhereShowsWhatWasCutOffOrRewritten(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, plain world) {
 		w := write(t, plain)
-		keys, err := w.db.Keys(t.Context(), "log")
-		if err != nil {
-			t.Fatal(err)
-		}
-		forged := w.sign(string(keys[0].Private), fmt.Sprintf("%s\n101\n%s\n", origin, strings.Repeat("A", 43)+"="))
+		forged := w.signed(101)
 		for _, c := range []struct {
 			known [][]byte
 			what  string
