@@ -84,7 +84,13 @@ func (g *Gateway) serveHTTP(x *request) {
 
 	// From here on an answer that breaks off must not look whole: the
 	// connection is dropped, once the outcome says so.
-	n, err := x.relayBody(ctx, resp, events)
+	var n int64
+	if events {
+		err = x.control.Flush() // a client waits for the head before it goes on
+	}
+	if err == nil {
+		n, err = x.relayBody(ctx, resp, events)
+	}
 	outcome.Name, outcome.Detail, outcome.Bytes = "answered", body.said(), n
 	if err != nil {
 		outcome.Name, outcome.Detail = "cut", cutBy(ctx, x, err)

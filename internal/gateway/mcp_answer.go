@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -84,9 +85,7 @@ func (a *answering) relayWhole(resp *http.Response) error {
 		}
 		return mayfly.Errorf(mayfly.BadUpstream, "the target's answer is not a JSON-RPC response").Because(err)
 	}
-	// An error about a request that could not be read has no id (JSON-RPC 2.0,
-	// section 5).
-	if !sameID(e.id, a.m.id) && !(e.err != nil && (e.id == nil || e.id.Kind() == 'n')) {
+	if !a.isOurs(e) {
 		return mayfly.Errorf(mayfly.BadUpstream, "the target answered another request than this one")
 	}
 	answer, err := a.response(e)
@@ -116,27 +115,45 @@ const maxServerRequests = 32
 
 // relayEvents passes a stream of messages on, each as it comes: notifications,
 // and the response if the stream is one request's. It returns at the end of the
-// stream, and when the response has been passed.
+// stream, and when the response has been passed. A request whose stream fails at
+// the target gets an error for a response; one that is cut gets nothing more.
 func (a *answering) relayEvents(body io.Reader) error {
 	x := a.x
 	h := x.w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no")
+	x.wrote = true
+	x.writeWithin(chunkWrite)
+	x.w.WriteHeader(http.StatusOK)
+	// The head goes at once: a client waits for it before it goes on.
+	err := x.control.Flush()
+	if err == nil {
+		err = a.events(body)
+	}
+	if err != nil && a.m != nil && a.ctx.Err() == nil {
+		e := mayfly.AsError(err)
+		failed, marshal := strictjson.Marshal(rpcResponse{JSONRPC: "2.0", ID: a.m.id, Error: &rpcError{Code: codeInternal, Message: e.Message}})
+		if marshal == nil {
+			_ = a.write(event{data: failed}) // err says already that the stream failed
+		}
+	}
+	return err
+}
+
+func (a *answering) events(body io.Reader) error {
 	// The server's requests are answered beside the stream, never on it.
 	var answers sync.WaitGroup
 	defer answers.Wait()
 	asked := 0
 
-	begun := false
-	var buf []byte
 	for events := newEventReader(body); ; {
 		in, err := events.next()
 		if err != nil {
-			if ended(err) && (a.m == nil || begun) {
+			if a.ctx.Err() == nil && errors.Is(err, io.EOF) {
 				if a.m != nil {
+					// A legacy client may come back for the rest of it.
 					a.outcome.Detail = "the target's stream ended without a response"
 				}
-				a.begin(&begun)
 				return nil
 			}
 			return failure(a.ctx, err)
@@ -146,7 +163,7 @@ func (a *answering) relayEvents(body io.Reader) error {
 		if len(in.data) > 0 && (in.name == "" || in.name == "message") {
 			e, err := parseEnvelope(in.data)
 			if err != nil {
-				return mayfly.Errorf(mayfly.BadUpstream, "the target's stream holds something that is not a message").Because(err)
+				return notAMessage().Because(err)
 			}
 			switch {
 			case e.method != nil && e.id != nil:
@@ -159,8 +176,8 @@ func (a *answering) relayEvents(body io.Reader) error {
 			case e.method != nil:
 				out.data = in.data
 			case e.result == nil && e.err == nil:
-				return mayfly.Errorf(mayfly.BadUpstream, "the target's stream holds something that is not a message")
-			case a.m == nil || sameID(e.id, a.m.id):
+				return notAMessage()
+			case a.m == nil || a.isOurs(e):
 				if out.data, err = a.response(e); err != nil {
 					return err
 				}
@@ -174,17 +191,7 @@ func (a *answering) relayEvents(body io.Reader) error {
 			continue // an event of another protocol
 		}
 		out.data = oneLine(out.data)
-		buf = out.append(buf[:0])
-		if err := a.ctx.Err(); err != nil {
-			return failure(a.ctx, err) // what is buffered was sent to a task that is over
-		}
-		a.begin(&begun)
-		a.outcome.Bytes += int64(len(buf))
-		x.writeWithin(chunkWrite)
-		if _, err := x.w.Write(buf); err != nil {
-			return err
-		}
-		if err := x.control.Flush(); err != nil {
+		if err := a.write(out); err != nil {
 			return err
 		}
 		if last {
@@ -194,15 +201,29 @@ func (a *answering) relayEvents(body io.Reader) error {
 	}
 }
 
-// begin sends the head of a stream, once.
-func (a *answering) begin(begun *bool) {
-	if *begun {
-		return
+// write sends one event to the agent, unless the task is over: what was buffered
+// is not passed on then.
+func (a *answering) write(e event) error {
+	if err := a.ctx.Err(); err != nil {
+		return failure(a.ctx, err)
 	}
-	*begun = true
-	a.x.wrote = true
+	text := e.append(nil)
+	a.outcome.Bytes += int64(len(text))
 	a.x.writeWithin(chunkWrite)
-	a.x.w.WriteHeader(http.StatusOK)
+	if _, err := a.x.w.Write(text); err != nil {
+		return err
+	}
+	return a.x.control.Flush()
+}
+
+func notAMessage() *mayfly.Error {
+	return mayfly.Errorf(mayfly.BadUpstream, "the target's stream holds something that is not a message")
+}
+
+// isOurs reports whether a response answers this request. An error about a
+// request that could not be read has no id (JSON-RPC 2.0, section 5).
+func (a *answering) isOurs(e envelope) bool {
+	return sameID(e.id, a.m.id) || e.err != nil && (e.id == nil || e.id.Kind() == 'n')
 }
 
 // oneLine takes the line ends out of a valid JSON text: they only ever stand

@@ -221,14 +221,39 @@ func TestStreamsThatAreNotMessagesEnd(t *testing.T) {
 		"no JSON":                     "data: hello\n\n",
 		"a member twice":              "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"tools\":[],\"tools\":[{\"name\":\"not\"}]}}\n\n",
 		"neither":                     "data: {\"jsonrpc\":\"2.0\",\"id\":1}\n\n",
-		"nothing":                     "",
-		"half an event":               "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n",
 		"a server that never listens": strings.Repeat("data: {\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"ping\"}\n\n", maxServerRequests+1),
 	} {
 		a, w, _ := answeringTest(t, methodListTools, false)
-		if err := a.relayEvents(strings.NewReader(stream)); err == nil || strings.Contains(w.Body.String(), "not") {
-			t.Errorf("%s: %v, %q", name, err, w.Body)
+		err := a.relayEvents(strings.NewReader(stream))
+		if err == nil || strings.Contains(w.Body.String(), `"not"`) || !strings.Contains(w.Body.String(), `"id":1,"error":{"code":-32603`) {
+			t.Errorf("%s: %v, %q; want an error for a response", name, err, w.Body)
 		}
+	}
+	for name, stream := range map[string]string{
+		"nothing": "", "half an event": "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n",
+	} {
+		a, w, _ := answeringTest(t, methodListTools, false)
+		if err := a.relayEvents(strings.NewReader(stream)); err != nil || w.Body.Len() > 0 || a.outcome.Name != "failed" {
+			t.Errorf("%s: %v, %q, %+v; want an end without a response", name, err, w.Body, a.outcome)
+		}
+	}
+}
+
+// A client waits for the head of its stream before it goes on.
+func TestTheHeadOfAStreamGoesAtOnce(t *testing.T) {
+	a, w, _ := answeringTest(t, "", false)
+	r, out := io.Pipe()
+	done := make(chan error)
+	go func() { done <- a.relayEvents(r) }()
+	if _, err := io.WriteString(out, ":"); err != nil { // taken once the head is out
+		t.Fatal(err)
+	}
+	if !w.Flushed || w.Code != http.StatusOK {
+		t.Error("the head waits for the first event")
+	}
+	out.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

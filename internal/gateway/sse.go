@@ -3,7 +3,6 @@ package gateway
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"io"
 
 	"github.com/mayfly-id/mayfly"
@@ -147,6 +146,3 @@ func (e event) append(to []byte) []byte {
 	}
 	return append(to, '\n')
 }
-
-// ended reports whether a stream ended as streams do.
-func ended(err error) bool { return errors.Is(err, io.EOF) }
