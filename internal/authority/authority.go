@@ -56,9 +56,10 @@ type Authority struct {
 
 	live     *liveTasks
 	open     openCalls
-	proofs   proofMemory
 	failures failures
 	passed   atomic.Int64
+
+	proofs, assertions proofMemory
 
 	epoch   atomic.Int64 // the newest epoch applied here
 	follow  sync.Mutex   // one application of epoch changes at a time
@@ -82,6 +83,9 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		keys:    token.NewKeyring(c.Bundle.Issuer),
 		nonces:  token.NewNonces(c.DB.Key("dpop nonce")),
 		reapNow: make(chan struct{}, 1),
+
+		proofs:     proofMemory{life: proofLife},
+		assertions: proofMemory{life: assertionLife},
 	}
 	a.live = newLiveTasks(a.db)
 	a.bundle.Store(c.Bundle)

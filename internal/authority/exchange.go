@@ -300,6 +300,9 @@ func (x *exchange) readActor(ctx context.Context) error {
 		if x.actor != nil && x.actor.Subject().ID != c.Client() {
 			return badRequest("the client that asks is not the actor it speaks for; send an actor token or a client assertion, not both")
 		}
+		if !x.a.assertions.first(c.Client()+":"+c.TokenID(), x.now) {
+			return errAssertionReplay() // at an endpoint that commits nothing
+		}
 		x.actor = &c
 		x.once = append(x.once, onceAssertion(c))
 	}
@@ -312,6 +315,10 @@ func (x *exchange) readActor(ctx context.Context) error {
 		x.agent.Source, x.agent.Subject = "", x.agent.Client
 	}
 	return nil
+}
+
+func errAssertionReplay() *mayfly.Error {
+	return mayfly.Coded(mayfly.Unauthenticated, "invalid_client", "this client assertion was used before; make a new one for each request")
 }
 
 // onceAssertion makes a client assertion single-use (RFC 7523 section 3, jti).
@@ -628,7 +635,7 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 		if guard == guardProof {
 			return TokenAnswer{}, mayfly.Coded(mayfly.Invalid, "invalid_dpop_proof", "%s", errReplay().Message)
 		}
-		return TokenAnswer{}, mayfly.Coded(mayfly.Unauthenticated, "invalid_client", "this client assertion was used before; make a new one for each request")
+		return TokenAnswer{}, errAssertionReplay()
 	}
 	if err != nil {
 		return TokenAnswer{}, err
@@ -763,7 +770,7 @@ func (x *exchange) again(ctx context.Context, audience string, target *mayfly.Ta
 		return TokenAnswer{}, mayfly.Coded(mayfly.Invalid, "invalid_dpop_proof", "%s", errReplay().Message)
 	default:
 		x.once = nil
-		return TokenAnswer{}, mayfly.Coded(mayfly.Unauthenticated, "invalid_client", "this client assertion was used before; make a new one for each request")
+		return TokenAnswer{}, errAssertionReplay()
 	}
 	if err != nil {
 		return TokenAnswer{}, err

@@ -38,9 +38,8 @@ func (a *Authority) authenticateClient(ctx context.Context, p *Presented, c Clie
 	}
 	// Reading commits nothing, so the node's memory makes the assertion
 	// single-use here; a change burns it in its commit.
-	if !a.proofs.first("assertion:"+caller.Client()+":"+caller.TokenID(), a.clock.now()) {
-		return asker{}, a.unauthenticated("token", p, mayfly.Coded(mayfly.Unauthenticated, "invalid_client",
-			"this client assertion was used before; make a new one for each request"))
+	if !a.assertions.first(caller.Client()+":"+caller.TokenID(), a.clock.now()) {
+		return asker{}, a.unauthenticated("token", p, errAssertionReplay())
 	}
 	return asker{client: caller.Client(), burn: onceAssertion(caller)}, nil
 }

@@ -33,6 +33,10 @@ const (
 // is accepted.
 const proofLife = 2 * time.Minute
 
+// assertionLife is the same for a client assertion, which is accepted for five
+// minutes and some leeway.
+const assertionLife = 6 * time.Minute
+
 // credential splits the Authorization header into scheme and token.
 func (p *Presented) credential() (scheme, text string, err error) {
 	switch len(p.Authorization) {

@@ -199,8 +199,10 @@ func (a *Authority) stillLive(ctx context.Context, s *Session, now time.Time) er
 }
 
 // proofMemory is this node's memory of proofs it has seen, for requests that
-// commit nothing: two buckets of one proof life each.
+// commit nothing: two buckets of one life each.
 type proofMemory struct {
+	life time.Duration // longer than any proof is accepted
+
 	mu       sync.Mutex // guards the fields below
 	now, old map[string]struct{}
 	turned   time.Time
@@ -213,7 +215,7 @@ const proofMemoryMax = 1 << 18
 func (m *proofMemory) first(id string, now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.now == nil || now.Sub(m.turned) > proofLife {
+	if m.now == nil || now.Sub(m.turned) > m.life {
 		m.old, m.now, m.turned = m.now, map[string]struct{}{}, now
 	}
 	_, inNow := m.now[id]
