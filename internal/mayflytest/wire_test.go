@@ -403,8 +403,8 @@ func (n node) refused(name string, send func() mayflytest.Answer, status int, co
 		}
 		return e
 	}
-	if e.Decision == "" || a.Header.Get("Mayfly-Decision") != e.Decision {
-		n.T.Errorf("%s: the answer names decision %q, the record %q", name, a.Header.Get("Mayfly-Decision"), e.Decision)
+	if e.Decision == "" || !bytes.Contains(a.Body, []byte(`"`+e.Decision+`"`)) {
+		n.T.Errorf("%s: the answer does not name decision %q: %s", name, e.Decision, a)
 	}
 	n.rooted(name, e)
 	return e
@@ -453,13 +453,14 @@ func (n node) counted() int {
 // recorded of strangers' requests, and reaches no upstream.
 func (n node) strangersCounted(want int, send func()) {
 	n.T.Helper()
-	before, reached, singly := n.counted(), n.reached(), len(n.Records("request.refused", "call.decided"))
+	before, reached := n.counted(), n.reached()
+	singly := n.CountRefusals() - len(n.Records("authentication.failed"))
 	send()
 	n.Eventually(fmt.Sprintf("%d requests of strangers are recorded", want), func() bool { return n.counted()-before >= want })
 	if got := n.counted() - before; got != want {
 		n.T.Errorf("%d requests of strangers are recorded, want %d", got, want)
 	}
-	if got := len(n.Records("request.refused", "call.decided")) - singly; got != 0 {
+	if got := n.CountRefusals() - len(n.Records("authentication.failed")) - singly; got != 0 {
 		n.T.Errorf("%d of them are recorded singly, too", got)
 	}
 	if n.reached() != reached {
