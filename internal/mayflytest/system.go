@@ -56,7 +56,7 @@ func Postgres(t testing.TB) string { return pgtest.New(t) }
 
 // Options differ from a plain system. The zero value is one node on SQLite.
 type Options struct {
-	DSN  string               // "" is SQLite
+	DSN  string               // "" is SQLite, or that of Beside
 	Wall func() time.Time     // the node's wall clock
 	Boot func() time.Duration // the node's boot clock
 	// Beside, if set, is a system whose store, issuer, provider and upstreams
@@ -101,12 +101,15 @@ func New(t testing.TB, o Options) *System {
 	s := &System{T: t, DSN: o.DSN, Said: &Lines{}}
 	if o.Beside != nil {
 		b := o.Beside
-		s.DSN, s.Seal, s.Issuer, s.IDP, s.Bank, s.Orders = b.DSN, b.Seal, b.Issuer, b.IDP, b.Bank, b.Orders
+		s.Seal, s.Issuer, s.IDP, s.Bank, s.Orders = b.Seal, b.Issuer, b.IDP, b.Bank, b.Orders
+		if s.DSN == "" {
+			s.DSN = b.DSN
+		}
 	} else {
 		if s.DSN == "" {
 			s.DSN = SQLite(t)
 		}
-		rand.Read(s.Seal[:])
+		s.Seal = newSeal()
 		s.IDP = idp.New(t)
 		s.Bank, s.Orders = newBank(t, !o.Legacy), newOrders(t)
 	}
@@ -279,6 +282,11 @@ func (s *System) Bundle(o Options) *authority.Bundle {
 		o.Change(b)
 	}
 	return b
+}
+
+func newSeal() (key [32]byte) {
+	rand.Read(key[:])
+	return key
 }
 
 // Grants parses grants in short or long form.
