@@ -102,6 +102,9 @@ func TestTreeGrowsTheSameHoweverItIsCutIntoSteps(t *testing.T) {
 			}
 		}
 		for _, steps := range [][]int{{256}, {1, 255, 3}, {7, 256, 100, 1}} {
+			if n > 1000 && len(steps) == 3 {
+				continue // many small steps take long and show nothing more
+			}
 			of, stored := grown(t, n, steps...)
 			if !bytes.Equal(of.Hash[:], want) {
 				t.Errorf("%d leaves in steps of %v have the root %v, want %x", n, steps, of.Hash, want)
@@ -222,16 +225,6 @@ func TestOnlyTheTwoHalvesOfOneKeyMakeAKey(t *testing.T) {
 	}
 }
 
-// signText signs any text, as somebody who holds the key could.
-func signText(t testing.TB, k key, text string) []byte {
-	t.Helper()
-	signed, err := note.Sign(&note.Note{Text: text}, k.signer)
-	if err != nil {
-		t.Skip(err)
-	}
-	return signed
-}
-
 func TestACheckpointIsReadInOneFormOnly(t *testing.T) {
 	k := testKey(t, "log.example.test/log")
 	of, _ := grown(t, 300, 256)
@@ -240,7 +233,14 @@ func TestACheckpointIsReadInOneFormOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := base64.StdEncoding.EncodeToString(of.Hash[:])
-	text := func(s string) []byte { return signText(t, k, s) }
+	// text signs what somebody who holds the key could.
+	text := func(s string) []byte {
+		signed, err := note.Sign(&note.Note{Text: s}, k.signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signed
+	}
 	other := testKey(t, "other.example.test/log")
 	foreign, err := other.sign(of.Tree)
 	if err != nil {
@@ -314,7 +314,11 @@ func FuzzBothCheckpointReadersAgree(f *testing.F) {
 		f.Add(s, []byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text string, raw []byte) {
-		for _, signed := range [][]byte{raw, signText(t, k, text)} {
+		texts := [][]byte{raw}
+		if signed, err := note.Sign(&note.Note{Text: text}, k.signer); err == nil { // else it cannot be a note's text
+			texts = append(texts, signed)
+		}
+		for _, signed := range texts {
 			a, errA := k.open(signed)
 			size, hash, errB := VerifyCheckpoint(signed, k.vkey)
 			if (errA == nil) != (errB == nil) {

@@ -23,6 +23,8 @@ import (
 
 const origin = "auth.example.test/log"
 
+var seal = [32]byte{1, 2, 3}
+
 // world is one database, which a test opens, leaves, and alters behind our back.
 type world struct {
 	testing.TB
@@ -46,7 +48,7 @@ func newWorld(t testing.TB, engine string) world {
 // before.
 func (w world) open() *store.DB {
 	w.Helper()
-	db, err := store.Open(w.Context(), store.Options{DSN: w.dsn, Seal: [32]byte{1, 2, 3}, Node: "test"})
+	db, err := store.Open(w.Context(), store.Options{DSN: w.dsn, Seal: seal, Node: "test"})
 	if err != nil {
 		w.Fatal(err)
 	}
