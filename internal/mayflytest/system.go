@@ -486,6 +486,10 @@ func (a Answer) Error() string {
 
 func (a Answer) String() string { return fmt.Sprintf("%d %s", a.Status, a.Body) }
 
+// Format prints String: without it, fmt would take an Answer for an error, and
+// print its code alone.
+func (a Answer) Format(f fmt.State, _ rune) { io.WriteString(f, a.String()) }
+
 // Do sends a request as it is and reads the answer.
 func (s *System) Do(r *http.Request) Answer {
 	s.T.Helper()
