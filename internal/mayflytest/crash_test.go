@@ -173,12 +173,12 @@ func (l *life) path() string {
 }
 
 var (
-	read  = "http:orders:GET:/v1/*"
-	write = "http:orders:POST:/v1/*"
+	mayRead  = "http:orders:GET:/v1/*"
+	mayWrite = "http:orders:POST:/v1/*"
 )
 
 func (l *life) opening(human string) client.ExchangeRequest {
-	r := l.Opening(read, write)
+	r := l.Opening(mayRead, mayWrite)
 	r.SubjectToken, r.TTL = l.Human(human), time.Hour
 	return r
 }
@@ -225,7 +225,7 @@ func (l *life) child(ctx context.Context, parent *client.Session) (*client.Sessi
 	t, err := c.Exchange(ctx, client.ExchangeRequest{
 		SubjectToken: own.Text.Reveal(), SubjectTokenType: client.TypeAccessToken,
 		ActorToken: l.Evidence("child"), ActorTokenType: client.TypeJWT,
-		Profile: "invoice", Purpose: "a part of it", Key: parent.Key(), Grants: mayflytest.Grants(l.T, read),
+		Profile: "invoice", Purpose: "a part of it", Key: parent.Key(), Grants: mayflytest.Grants(l.T, mayRead),
 	})
 	if err != nil {
 		return nil, err
@@ -247,7 +247,7 @@ func (l *life) redeem(ctx context.Context, ticket mayfly.Secret) error {
 }
 
 func (l *life) ticket(ctx context.Context, parent *client.Session) (client.Ticket, error) {
-	return parent.API().Delegate(ctx, client.DelegateRequest{Profile: "invoice", Purpose: "another part", Grants: mayflytest.Grants(l.T, read)})
+	return parent.API().Delegate(ctx, client.DelegateRequest{Profile: "invoice", Purpose: "another part", Grants: mayflytest.Grants(l.T, mayRead)})
 }
 
 // killAt takes a new task as far as the step during, kills the server at the
@@ -304,7 +304,7 @@ func (l *life) killAt(name, during string) {
 		case "redeem":
 			err = l.redeem(ctx, ticket.Ticket)
 		case "narrow":
-			_, err = session.API().Narrow(ctx, session.Task(), mayflytest.Grants(t, read))
+			_, err = session.API().Narrow(ctx, session.Task(), mayflytest.Grants(t, mayRead))
 		case "complete":
 			_, err = session.Complete(ctx)
 			acknowledged = over

@@ -15,6 +15,8 @@ import (
 
 // collect runs a read and scans each row.
 func collect[T any](ctx context.Context, db *DB, scan func(*sql.Rows) (T, error), s statement, args ...any) ([]T, error) {
+	ctx, cancel := db.reading(ctx)
+	defer cancel()
 	rows, err := db.reads[s-writes].QueryContext(ctx, args...)
 	if err != nil {
 		return nil, unreadable(err)
@@ -36,11 +38,24 @@ func collect[T any](ctx context.Context, db *DB, scan func(*sql.Rows) (T, error)
 
 // readRow runs a read of one row, or gives sql.ErrNoRows.
 func (db *DB) readRow(ctx context.Context, s statement, args []any, into ...any) error {
+	ctx, cancel := db.reading(ctx)
+	defer cancel()
 	err := db.reads[s-writes].QueryRowContext(ctx, args...).Scan(into...)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return unreadable(err)
 	}
 	return err
+}
+
+// readWithin bounds a read from a server that may have gone silent. It is what
+// the server itself gives a statement.
+const readWithin = 5 * time.Second
+
+func (db *DB) reading(ctx context.Context) (context.Context, context.CancelFunc) {
+	if !db.engine.shared() {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, readWithin)
 }
 
 func unreadable(err error) error {

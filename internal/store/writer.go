@@ -20,6 +20,9 @@ import (
 const (
 	batchMax = 512 // changes in one transaction
 	tries    = 5   // runs of a change before it is given up
+	// writeWithin bounds a batch, its repetitions included: what cannot be made
+	// durable by then is refused. A connection that went silent costs no more.
+	writeWithin = 2 * time.Second
 )
 
 // writer is the one goroutine that writes. It takes whatever has queued, runs
@@ -119,8 +122,10 @@ func (w *writer) write(batch []*Pending, tried int) {
 		answer(batch, w.broken)
 		return
 	}
+	ctx, cancel := context.WithTimeout(w.ctx, writeWithin)
+	defer cancel()
 	for ; ; tried++ {
-		dirty, err := w.try(batch)
+		dirty, err := w.try(ctx, batch)
 		if err == nil && dirty == nil {
 			return
 		}
@@ -133,7 +138,7 @@ func (w *writer) write(batch []*Pending, tried int) {
 			return
 		}
 		next := w.db.engine.again(err)
-		if next == giveUp || tried >= tries-1 || w.ctx.Err() != nil {
+		if next == giveUp || tried >= tries-1 || ctx.Err() != nil {
 			w.db.logger.Error("a batch could not be written", "changes", len(batch), "error", err)
 			answer(batch, mayfly.Errorf(mayfly.Unavailable, "this cannot be written down durably just now, so it was not done; try again").Because(err))
 			return
@@ -150,18 +155,18 @@ func (w *writer) write(batch []*Pending, tried int) {
 
 // try runs a batch once. It has answered everybody if it returns neither an
 // error nor changes that must be judged alone.
-func (w *writer) try(batch []*Pending) (alone []*Pending, err error) {
+func (w *writer) try(ctx context.Context, batch []*Pending) (alone []*Pending, err error) {
 	for _, p := range batch {
 		p.begun()
 	}
 	engine := w.db.engine
 	failpoint.Here("store.before-begin")
-	if err := engine.begin(w.ctx, batch); err != nil {
+	if err := engine.begin(ctx, batch); err != nil {
 		engine.rollback()
 		return nil, err
 	}
 	if w.unsure != nil {
-		if err := w.settle(); err != nil {
+		if err := w.settle(ctx); err != nil {
 			engine.rollback()
 			return nil, err
 		}
@@ -188,11 +193,11 @@ func (w *writer) try(batch []*Pending) (alone []*Pending, err error) {
 		}
 		return nil, nil
 	}
-	return nil, w.commit(batch)
+	return nil, w.commit(ctx, batch)
 }
 
 // commit makes the run of a batch durable, with its events, and answers.
-func (w *writer) commit(batch []*Pending) error {
+func (w *writer) commit(ctx context.Context, batch []*Pending) error {
 	next := place{w.seq, w.last}
 	var events [][]any
 	for _, p := range batch {
@@ -207,7 +212,7 @@ func (w *writer) commit(batch []*Pending) error {
 		})
 	}
 	failpoint.Here("store.before-events")
-	if err := w.db.engine.commit(w.ctx, events); err != nil {
+	if err := w.db.engine.commit(ctx, events); err != nil {
 		w.db.engine.rollback()
 		if w.db.engine.again(err) == giveUp {
 			w.unsure = &next
@@ -239,8 +244,8 @@ func (w *writer) commit(batch []*Pending) error {
 
 // settle finds out, in the open transaction, whether the commit that failed
 // happened after all. Running numbers must have no gap and no fork.
-func (w *writer) settle() error {
-	seq, mac, err := w.db.engine.last(w.ctx, w.db.proc)
+func (w *writer) settle(ctx context.Context) error {
+	seq, mac, err := w.db.engine.last(ctx, w.db.proc)
 	if err != nil {
 		return err
 	}
