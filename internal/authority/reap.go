@@ -97,7 +97,8 @@ func (a *Authority) reapOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(expired) < reapBatch && len(orphans) == 0 && len(closed) < reapBatch {
+		// One that was retired may have been the last below another.
+		if len(expired) < reapBatch && len(orphans) == 0 && len(closed) == 0 {
 			return nil
 		}
 	}
