@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -179,7 +180,13 @@ func (t *terminal) explain(e *mayfly.Error) {
 		fmt.Fprintf(t.Stderr, "  refused by: %s\n", e.Term)
 	}
 	if e.Next != nil {
-		fmt.Fprintf(t.Stderr, "  next: %s %s\n", e.Next.Action, e.Next.Grant+e.Next.Detail)
+		var words []string
+		for _, word := range []string{e.Next.Grant, e.Next.Detail} {
+			if word != "" {
+				words = append(words, clean(word))
+			}
+		}
+		fmt.Fprintf(t.Stderr, "  next: %s\n", strings.Join(words, ": "))
 	}
 	if cause := e.Unwrap(); cause != nil {
 		fmt.Fprintf(t.Stderr, "  because: %v\n", cause)

@@ -46,7 +46,7 @@ func (serveCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	logger := slog.New(slog.NewJSONHandler(t.Stderr, nil))
+	logger := server.NewLogger(t.Stderr, slog.LevelInfo)
 	n, err := newInstance(ctx, c, logger)
 	if err != nil {
 		return err
@@ -67,6 +67,7 @@ type instance struct {
 	gateway   *gateway.Gateway
 	public    net.Listener
 	admin     net.Listener
+	apis      []*server.Server
 	servers   []*http.Server
 	serveOn   []net.Listener
 }
@@ -108,7 +109,9 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 	if n.public, err = net.Listen("tcp", c.Listen.Public); err != nil {
 		return n, mayfly.Errorf(mayfly.Unavailable, "cannot listen on %s: is another server running there? %v", c.Listen.Public, err)
 	}
-	public := &http.Server{Handler: server.New(n.authority, options)}
+	api := server.New(n.authority, options)
+	n.apis = append(n.apis, api)
+	public := &http.Server{Handler: api}
 	server.Harden(public)
 	listener := n.public
 	if c.TLS != nil {
@@ -123,7 +126,9 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		if n.admin, err = listenAdmin(c.Listen.Admin); err != nil {
 			return n, err
 		}
-		admin := &http.Server{Handler: server.NewAdmin(n.authority, options)}
+		api := server.NewAdmin(n.authority, options)
+		n.apis = append(n.apis, api)
+		admin := &http.Server{Handler: api}
 		server.Harden(admin)
 		admin.ConnContext = server.WithPeer
 		n.add(admin, n.admin)
@@ -184,9 +189,13 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	var loops errgroup.Group
-	loops.Go(func() error { return n.log.Run(work) })
 	loops.Go(func() error { return n.authority.Run(work) })
 	loops.Go(func() error { n.watchConfig(work); return nil })
+	// The log runs on until the last record is written, and then takes it in.
+	logging, stopLog := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLog()
+	var log errgroup.Group
+	log.Go(func() error { return n.log.Run(logging) })
 
 	var serving errgroup.Group
 	failed, stop := context.WithCancel(ctx)
@@ -207,6 +216,9 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	n.gateway.Close()
+	for _, api := range n.apis {
+		api.Close()
+	}
 	for _, s := range n.servers {
 		if err := s.Shutdown(drain); err != nil {
 			n.logger.Warn("requests were cut off at shutdown", "error", err)
@@ -217,7 +229,25 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	}
 	err := serving.Wait()
 	stopWork()
-	return errors.Join(err, loops.Wait(), n.close())
+	err = errors.Join(err, loops.Wait())
+	stopLog()
+	return errors.Join(err, log.Wait(), n.lastCheckpoint(), n.close())
+}
+
+// lastCheckpoint takes the last records into the log. What it cannot, the next
+// start does.
+func (n *instance) lastCheckpoint() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	for {
+		took, err := n.log.Sequence(ctx)
+		if err != nil || took == 0 {
+			if err != nil {
+				n.logger.Warn("the last records wait for the next start to be in the log", "error", err)
+			}
+			return nil
+		}
+	}
 }
 
 // close gives back what newInstance took.

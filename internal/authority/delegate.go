@@ -129,7 +129,7 @@ func (a *Authority) Delegate(ctx context.Context, p Presented, r DelegateRequest
 	}
 	permit, decision := policy.DecideOpen(&policy.OpenQuestion{
 		Decision: mayfly.NewID("dec", now), Root: root, Parent: b.links(chain), Profile: profile, Grants: grants,
-		Purpose: purpose, Now: now, Bundle: b.Hash, Policies: b.Policies, TrustDomain: b.TrustDomain, DelegateOnly: true,
+		Purpose: purpose, Now: now, Bundle: b.Hash, Policies: b.Policies, TrustDomain: b.TrustDomain, DelegateOnly: true, SourceIP: p.Source,
 	})
 	if permit == nil {
 		refused.Decision = decision.ID

@@ -542,7 +542,7 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 	oq := &policy.OpenQuestion{
 		Decision: mayfly.NewID("dec", now), Root: x.root, Parent: b.links(x.chain), Profile: p, Grants: grants,
 		Purpose: purpose, Agent: x.agent, Now: now, Bundle: b.Hash, Policies: b.Policies, TrustDomain: b.TrustDomain,
-		Ticket: x.ticket != nil,
+		Ticket: x.ticket != nil, SourceIP: r.Source,
 	}
 	if x.actor != nil {
 		s := x.actor.Subject()

@@ -41,6 +41,12 @@ func (a *Authority) unauthenticated(surface string, p *Presented, err error) err
 	return e
 }
 
+// Stranger counts a request that could not even be read far enough to say whose
+// it is, and gives back why.
+func (a *Authority) Stranger(p Presented, surface string, err error) error {
+	return a.unauthenticated(surface, &p, err)
+}
+
 // flushFailures writes the counts down, once a second and once at the end.
 func (a *Authority) flushFailures(ctx context.Context) {
 	tick := time.NewTicker(time.Second)

@@ -161,7 +161,8 @@ func (a *Authority) identify(ctx context.Context, p *Presented) (who, error) {
 			"a workload's token opens no door here; use the token of a task"))
 	}
 	if err := a.refuseRevoked(ctx, c.Subject()); err != nil {
-		return who{}, a.unauthenticated("api", p, err)
+		r := mayfly.RequestRefused{What: "api", Root: c.Subject(), Source: p.Source}
+		return who{}, a.refuse(ctx, r, err, nil)
 	}
 	return who{caller: &c}, nil
 }

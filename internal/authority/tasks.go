@@ -39,7 +39,10 @@ type TaskView struct {
 type RootView struct {
 	Subject string             `json:"sub"`
 	Kind    mayfly.SubjectKind `json:"kind"`
+	Source  string             `json:"source,omitempty"`
 }
+
+func rootView(s mayfly.Subject) RootView { return RootView{s.ID, s.Kind, s.Source} }
 
 // BudgetView is one budget that counts against a task: its own where Grant is
 // empty, else that of one of its grants.
@@ -72,7 +75,7 @@ func (a *Authority) view(ctx context.Context, row *store.TaskRow) TaskView {
 		Profile:   t.Profile,
 		Bundle:    t.Bundle,
 		Purpose:   t.Purpose,
-		Root:      RootView{t.Root.ID, t.Root.Kind},
+		Root:      rootView(t.Root),
 		Chain:     []string{t.Root.ID},
 		Parent:    t.Parent,
 		Depth:     t.Depth,

@@ -13,7 +13,7 @@ import (
 // TraceView leads from one id to whoever is behind it: the root delegator, and
 // every task and delegation in between, root first.
 type TraceView struct {
-	Subject     mayfly.Subject   `json:"subject"`
+	Subject     RootView         `json:"subject"`
 	Tasks       []TaskView       `json:"tasks"`
 	Delegations []DelegationView `json:"delegations"`
 	Events      []EventView      `json:"events"` // the thing asked about and what followed from it
@@ -94,7 +94,7 @@ func (a *Authority) Trace(ctx context.Context, p Presented, id string) (TraceVie
 			return TraceView{}, err
 		}
 	}
-	v := TraceView{Subject: t.Root}
+	v := TraceView{Subject: rootView(t.Root)}
 	above := ""
 	for _, up := range t.Chain() {
 		row, err := a.db.Task(ctx, up)

@@ -229,7 +229,7 @@ func (c *call) malformed(err error) error {
 	if c.route.surface != oauth || mayfly.KindOf(err) == mayfly.RateLimited {
 		return err
 	}
-	return c.s.a.RefusedAtGateway(c.ctx(), c.presented(), nil, "read", err)
+	return c.s.a.Stranger(c.presented(), "token", err)
 }
 
 // toGateway hands the request on. The gateway authenticates, decides and
