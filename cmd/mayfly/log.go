@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/client"
 	"github.com/mayfly-id/mayfly/internal/eventlog"
 	"github.com/mayfly-id/mayfly/internal/store"
@@ -82,7 +83,9 @@ func (t *terminal) events(events []client.Event) {
 }
 
 // logVerifyCmd is mayfly log verify.
-type logVerifyCmd struct{}
+type logVerifyCmd struct {
+	Checkpoint []string `sep:"none" placeholder:"FILE" help:"A checkpoint that was fetched from /log/checkpoint and kept elsewhere: the log must have grown out of it. Can be given again."`
+}
 
 // Help is the long help.
 func (logVerifyCmd) Help() string {
@@ -90,18 +93,32 @@ func (logVerifyCmd) Help() string {
 the tree, the signed checkpoint, and that every stored record hashes to its leaf.
 Exits 1 on any difference and names the first place.
 
-  mayfly --config /etc/mayfly/mayfly.yaml log verify`
+A store that was put back as a whole to an earlier time is in itself in order.
+Only a checkpoint that was kept elsewhere shows that something is missing:
+
+  curl -s https://mayfly.example.org/log/checkpoint >checkpoint   # now and then
+  mayfly --config /etc/mayfly/mayfly.yaml log verify --checkpoint checkpoint`
 }
 
 // Run verifies.
-func (logVerifyCmd) Run(ctx context.Context, t *terminal) error {
+func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	c, err := Load(t.Config)
 	if err != nil {
 		return err
 	}
-	report, err := verifyStore(ctx, c.Store, c.Seal())
+	known := make([][]byte, len(v.Checkpoint))
+	for i, name := range v.Checkpoint {
+		if known[i], err = os.ReadFile(name); err != nil {
+			return err
+		}
+	}
+	report, err := verifyStore(ctx, c.Store, c.Seal(), known...)
 	if err != nil {
 		return err
+	}
+	if want := logOrigin(c.Issuer); report.OK() && report.Origin != want {
+		return mayfly.Errorf(mayfly.Conflict,
+			"the log in this store is called %s, and the configuration calls it %s: verify it with the configuration of its own server", report.Origin, want)
 	}
 	if t.JSON {
 		t.print(report)
@@ -114,8 +131,9 @@ func (logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
-// verifyStore checks the log in the store that dsn names.
-func verifyStore(ctx context.Context, dsn string, seal [32]byte) (eventlog.Report, error) {
+// verifyStore checks the log in the store that dsn names, also against
+// checkpoints of it that were kept elsewhere.
+func verifyStore(ctx context.Context, dsn string, seal [32]byte, known ...[]byte) (eventlog.Report, error) {
 	db, err := store.Open(ctx, store.Options{
 		DSN: dsn, Seal: seal, Node: "verify", ReadOnly: true, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
@@ -123,5 +141,5 @@ func verifyStore(ctx context.Context, dsn string, seal [32]byte) (eventlog.Repor
 		return eventlog.Report{}, err
 	}
 	defer db.Close()
-	return eventlog.Verify(ctx, db)
+	return eventlog.Verify(ctx, db, known...)
 }

@@ -225,7 +225,7 @@ func TestOnlyTheTwoHalvesOfOneKeyMakeAKey(t *testing.T) {
 	}
 }
 
-func TestACheckpointIsReadInOneFormOnly(t *testing.T) {
+func TestS81ACheckpointIsReadInOneFormOnly(t *testing.T) {
 	k := testKey(t, "log.example.test/log")
 	of, _ := grown(t, 300, 256)
 	good, err := k.sign(of.Tree)

@@ -138,7 +138,8 @@ func (v *verifier) run(ctx context.Context, known [][]byte) error {
 	for i, k := range known {
 		c, err := v.checkpoint(k)
 		if err != nil {
-			return fmt.Errorf("eventlog: checkpoint %d to compare with: %w", i+1, err)
+			return mayfly.Errorf(mayfly.Invalid,
+				"kept checkpoint %d is not one that the log in this store, %s, signed: it is another log's, it was altered, or this log was begun anew with another key", i+1, v.sigs.Name()).Because(err)
 		}
 		if there := v.known[int64(c.Size)]; there != nil && !bytes.Equal(there, c.Hash) {
 			return differs(-1, "two checkpoints of %d records are signed with different roots: the log was forked", c.Size)

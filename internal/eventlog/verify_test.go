@@ -142,7 +142,7 @@ func (w written) cut() {
 	})
 }
 
-func TestVerifyNamesTheFirstPlaceThatWasAltered(t *testing.T) {
+func TestS80VerifyNamesTheFirstPlaceThatWasAltered(t *testing.T) {
 	all := []string{`DELETE FROM event`, `DELETE FROM log_span`, `DELETE FROM log_tile`, `UPDATE log_head SET size = 0, note = NULL`}
 	cases := []struct {
 		name     string
@@ -231,7 +231,7 @@ func TestVerifyNamesTheFirstPlaceThatWasAltered(t *testing.T) {
 
 // What holds without a seal key does not hold against who puts the whole
 // database back, or has the key: that takes a checkpoint kept elsewhere.
-func TestACheckpointKeptElsewhereShowsWhatWasCutOffOrRewritten(t *testing.T) {
+func TestS80ACheckpointKeptElsewhereShowsWhatWasCutOffOrRewritten(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, plain world) {
 		w := write(t, plain)
 		forged := w.signed(101)
@@ -262,7 +262,7 @@ func TestACheckpointKeptElsewhereShowsWhatWasCutOffOrRewritten(t *testing.T) {
 	})
 }
 
-func TestNothingVerifiedIsNotOK(t *testing.T) {
+func TestS81NothingVerifiedIsNotOK(t *testing.T) {
 	if r := (eventlog.Report{}); r.OK() || strings.Contains(r.String(), "ok") {
 		t.Errorf("the zero report is OK: %s", r)
 	}
