@@ -125,52 +125,95 @@ func TestS92FloodsOfStrangersAreCutShort(t *testing.T) {
 		t.Errorf("101 headers: %s", got)
 	}
 
-	p99 := func() time.Duration {
-		took := make([]time.Duration, 200)
-		for i := range took {
+	if a := n.self(own); a.Status != 200 {
+		t.Errorf("the node after the flood: %s", a)
+	}
+}
+
+// slowConns is how many connections dribble at once.
+const slowConns = 1000
+
+// Not parallel: it measures how long others wait.
+func TestS92AThousandSlowHeadsAreCutOffAndNobodyWaitsForThem(t *testing.T) {
+	n := plain(t, nil)
+	var limits http.Server
+	server.Harden(&limits)
+	if limits.ReadHeaderTimeout <= 0 || limits.ReadHeaderTimeout > 10*time.Second {
+		t.Fatalf("a request's head may take %s", limits.ReadHeaderTimeout)
+	}
+	p99 := func(while func(asked int) bool) time.Duration {
+		var took []time.Duration
+		for while(len(took)) {
 			start := time.Now()
-			if a := n.Do(n.Request(http.MethodGet, "/healthz", nil)); a.Status != 200 {
-				t.Errorf("health during the flood: %s", a)
+			if a := n.Do(n.Request(http.MethodGet, "/oauth2/jwks", nil)); a.Status != 200 {
+				t.Fatalf("somebody else is answered %s", a)
 			}
-			took[i] = time.Since(start)
+			took = append(took, time.Since(start))
 		}
 		slices.Sort(took)
+		t.Logf("%d requests: p50 %s, p99 %s, the slowest %s", len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
 		return took[len(took)*99/100]
 	}
-	alone := p99()
-	conns := make([]net.Conn, 1000)
-	for i := range conns {
+	alone := p99(func(asked int) bool { return asked < 1000 })
+
+	// Each sends one byte of a header that does not end, again and again.
+	const head = "GET /oauth2/jwks HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+	const between = 250 * time.Millisecond
+	lived := make([]time.Duration, slowConns)
+	var slow sync.WaitGroup
+	for i := range lived {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(n.URL, "http://"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "); err != nil {
+		start := time.Now()
+		if err := conn.SetDeadline(start.Add(limits.ReadHeaderTimeout + 5*time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		conns[i] = conn
-	}
-	// The machine runs other tests beside this one: what must not happen is that
-	// others wait for the slow ones.
-	if among := p99(); among > 2*alone+250*time.Millisecond {
-		t.Errorf("p99 of others is %s among a thousand slow connections, %s without", among, alone)
-	}
-	var wg sync.WaitGroup
-	for _, conn := range conns {
-		wg.Go(func() {
-			if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-				t.Error(err)
+		closed := make(chan struct{})
+		slow.Go(func() {
+			defer close(closed)
+			_, err := io.Copy(io.Discard, conn)
+			if e, ok := err.(net.Error); ok && e.Timeout() {
+				t.Error("a slow connection is still open")
 			}
-			if _, err := io.Copy(io.Discard, conn); err != nil {
-				if e, ok := err.(net.Error); ok && e.Timeout() {
-					t.Error("a slow connection is still open")
+			lived[i] = time.Since(start)
+		})
+		slow.Go(func() {
+			tick := time.NewTicker(between)
+			defer tick.Stop()
+			for at := 0; ; at++ {
+				b := byte('a')
+				if at < len(head) {
+					b = head[at]
+				}
+				if _, err := conn.Write([]byte{b}); err != nil {
+					return // the server has closed it
+				}
+				select {
+				case <-closed:
+					return
+				case <-tick.C:
 				}
 			}
 		})
 	}
-	wg.Wait()
-	if a := n.self(own); a.Status != 200 {
-		t.Errorf("the node after the flood: %s", a)
+	// Others are asked for while all of them are open.
+	until := time.Now().Add(limits.ReadHeaderTimeout / 2)
+	among := p99(func(asked int) bool { return asked < 100 || time.Now().Before(until) })
+	slow.Wait()
+	shortest, longest := slices.Min(lived), slices.Max(lived)
+	t.Logf("the slow ones lived %s to %s", shortest, longest)
+	if shortest < limits.ReadHeaderTimeout-time.Second || longest > limits.ReadHeaderTimeout+3*time.Second {
+		t.Errorf("slow connections lived %s to %s, and a head may take %s", shortest, longest, limits.ReadHeaderTimeout)
+	}
+	// A few milliseconds are this process's own: it writes all those bytes.
+	if among > 2*alone+20*time.Millisecond {
+		t.Errorf("p99 of others is %s among %d slow connections, %s without", among, slowConns, alone)
+	}
+	if a := n.Do(n.Request(http.MethodGet, "/readyz", nil)); a.Status != 200 {
+		t.Errorf("the node afterwards: %s", a)
 	}
 }
 
