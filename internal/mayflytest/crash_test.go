@@ -442,7 +442,7 @@ func (l *life) aMinutePasses() {
 
 // The server dies by SIGKILL at no chosen moment, under load. MAYFLY_CHAOS says
 // how often on each engine.
-func TestKillAtRandom(t *testing.T) {
+func TestKillAtRandomS83LosesNothing(t *testing.T) {
 	rounds := 3
 	if text := os.Getenv("MAYFLY_CHAOS"); text != "" {
 		var err error

@@ -162,10 +162,10 @@ func TestNarrowingOnOneNodeHoldsOnTheOther(t *testing.T) {
 	}
 }
 
-// S-74: cut off or left without a word, a node denies everything within three
+// Cut off or left without a word, a node denies everything within three
 // seconds and cuts what is open; what was revoked meanwhile never works again,
 // and the node comes back by itself.
-func TestANodeCutOffFromTheDatabaseDeniesEverything(t *testing.T) {
+func TestS74ANodeCutOffFromTheDatabaseDeniesEverything(t *testing.T) {
 	for name, fail := range map[string]func(*mayflytest.Proxy){"cut": (*mayflytest.Proxy).Cut, "silent": (*mayflytest.Proxy).Pause} {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t, mayflytest.Options{})
@@ -213,7 +213,7 @@ func TestANodeCutOffFromTheDatabaseDeniesEverything(t *testing.T) {
 			})
 			probing.Wait()
 			ended := stream.last()
-			t.Logf("S-74: last call allowed after %s, last list after %s, last event after %s", called, passed, ended.Sub(from))
+			t.Logf("last call allowed after %s, last list after %s, last event after %s", called, passed, ended.Sub(from))
 			if called > 3*time.Second || passed > 3*time.Second || ended.Sub(from) > 3*time.Second || !stream.over() {
 				t.Errorf("a node that is cut off went on; the stream is over: %t", stream.over())
 			}
