@@ -87,7 +87,7 @@ func (p *peer) proof(r *http.Request) claims {
 	if len(values) != 1 {
 		p.t.Errorf("%d DPoP headers, want one", len(values))
 	}
-	sig, err := jose.ParseSigned(values[0], []jose.SignatureAlgorithm{jose.ES256})
+	sig, err := jose.ParseSignedCompact(values[0], []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		p.t.Errorf("the proof cannot be parsed: %v", err)
 		return claims{}
@@ -738,7 +738,7 @@ func TestAClientAssertionIsSignedByTheRegisteredKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sig, err := jose.ParseSigned(text, []jose.SignatureAlgorithm{jose.ES256})
+	sig, err := jose.ParseSignedCompact(text, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		t.Fatal(err)
 	}

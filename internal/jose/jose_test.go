@@ -249,7 +249,7 @@ func TestWhatWeSignVerifiesHereAndInGoJose(t *testing.T) {
 		if payload, err := m.Verify(p.key); err != nil || string(payload) != claims {
 			t.Errorf("%s: got %s, %v", alg, payload, err)
 		}
-		theirs, err := gojose.ParseSigned(token, []gojose.SignatureAlgorithm{gojose.SignatureAlgorithm(alg)})
+		theirs, err := gojose.ParseSignedCompact(token, []gojose.SignatureAlgorithm{gojose.SignatureAlgorithm(alg)})
 		if err != nil {
 			t.Fatalf("%s: go-jose: %v", alg, err)
 		}
@@ -631,7 +631,7 @@ func FuzzParse(f *testing.F) {
 			if len(parts) != 3 || base64.RawURLEncoding.EncodeToString(m.Payload) != parts[1] {
 				t.Fatalf("%q has another spelling", text)
 			}
-			theirs, err := gojose.ParseSigned(text, []gojose.SignatureAlgorithm{gojose.ES256, gojose.EdDSA, gojose.RS256, gojose.PS256})
+			theirs, err := gojose.ParseSignedCompact(text, []gojose.SignatureAlgorithm{gojose.ES256, gojose.EdDSA, gojose.RS256, gojose.PS256})
 			if err != nil {
 				t.Fatalf("%q is read here and refused by go-jose: %v", text, err)
 			}

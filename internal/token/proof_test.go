@@ -368,7 +368,7 @@ func FuzzVerifyProof(f *testing.F) {
 			}
 			return
 		}
-		theirs, err := gojose.ParseSigned(text, []gojose.SignatureAlgorithm{gojose.ES256, gojose.EdDSA})
+		theirs, err := gojose.ParseSignedCompact(text, []gojose.SignatureAlgorithm{gojose.ES256, gojose.EdDSA})
 		if err != nil {
 			t.Fatalf("%q is read here and refused by go-jose: %v", text, err)
 		}
