@@ -69,8 +69,8 @@ func (q *Question) decide(d *mayfly.Decision, s *spends) bool {
 	}
 	acting := &q.Chain[len(q.Chain)-1]
 	if !q.TokenWhole && !s.own.find(q.Token, acting.Task, &q.Call) {
-		return q.miss(d, mayfly.TermToken, "this token does not carry it", q.Token,
-			"request", "exchange the task's own token for one that names this grant")
+		action, detail := q.wayTo(acting)
+		return q.miss(d, mayfly.TermToken, "this token does not carry it", q.Token, action, detail)
 	}
 	if !accepted(q.Chain, d) {
 		return false
@@ -86,12 +86,10 @@ func (q *Question) decide(d *mayfly.Decision, s *spends) bool {
 		}
 	}
 	if !s.own.find(acting.Profile.Grants, acting.Task, &q.Call) {
-		return q.miss(d, mayfly.TermProfile, "the profile "+acting.Profile.Name+" never allows it", acting.Profile.Grants,
-			"none", "only a change of the profile could allow this")
+		return q.miss(d, mayfly.TermProfile, "the profile "+acting.Profile.Name+" never allows it", acting.Profile.Grants, "none", changeProfile)
 	}
 	if !s.own.find(acting.Task.Grants, acting.Task, &q.Call) {
-		return q.miss(d, mayfly.TermTask, "the task was not granted it", acting.Task.Grants,
-			"request", "ask whoever delegated this task for one that has this grant")
+		return q.miss(d, mayfly.TermTask, "the task was not granted it", acting.Task.Grants, "request", askDelegator)
 	}
 	for i := range q.Chain[:len(q.Chain)-1] {
 		above := &q.Chain[i]
@@ -101,13 +99,41 @@ func (q *Question) decide(d *mayfly.Decision, s *spends) bool {
 		}
 		if !s.above.find(above.Profile.Grants, above.Task, &q.Call) {
 			return q.miss(d, mayfly.TermParent, "the profile "+above.Profile.Name+" of a task above this one never allows it", above.Profile.Grants,
-				"none", "only a change of the profile could allow this")
+				"none", changeProfile)
 		}
 	}
 	if q.Policies.empty() {
 		return true
 	}
 	return q.world().askAgent(q.Policies, actionUse, acting, d)
+}
+
+// What can be done about a call that no grant covers.
+const (
+	askDelegator  = "ask whoever delegated this task for one that has this grant"
+	changeProfile = "only a change of the profile could allow this"
+)
+
+// wayTo is what can be done about a call that a token does not carry: another
+// token of the task only helps where the task has the grant.
+func (q *Question) wayTo(acting *Link) (action, detail string) {
+	switch {
+	case covered(acting.Task.Grants, &q.Call):
+		return "request", "exchange the task's own token for one that names this grant"
+	case acting.Profile != nil && covered(acting.Profile.Grants, &q.Call):
+		return "request", askDelegator
+	}
+	return "none", changeProfile
+}
+
+// covered reports whether some grant could allow c with the right arguments.
+func covered(grants []mayfly.Grant, c *mayfly.Call) bool {
+	for i := range grants {
+		if grants[i].Covers(c) {
+			return true
+		}
+	}
+	return false
 }
 
 // miss refuses because no grant of a list allows the call. Where only the
@@ -119,10 +145,8 @@ func (q *Question) miss(d *mayfly.Decision, term mayfly.Term, who string, grants
 	if action == "request" {
 		next.Grant = q.Call.Grant()
 	}
-	for i := range grants {
-		if grants[i].Covers(&q.Call) {
-			next = &mayfly.Next{Action: "retry", Detail: "change the arguments to what is allowed and send the call again"}
-		}
+	if covered(grants, &q.Call) {
+		next = &mayfly.Next{Action: "retry", Detail: "change the arguments to what is allowed and send the call again"}
 	}
 	return refuse(d, term, who+": "+why, next)
 }
@@ -194,20 +218,12 @@ func rootIsAsked(chain []Link) bool {
 // Visible reports whether some grant of every term could allow q's call with the
 // right arguments. It filters what an agent is shown and decides nothing.
 func Visible(q *Question) bool {
-	covered := func(grants []mayfly.Grant) bool {
-		for i := range grants {
-			if grants[i].Covers(&q.Call) {
-				return true
-			}
-		}
-		return false
-	}
 	for _, l := range q.Chain {
-		if l.Task == nil || l.Profile == nil || !covered(l.Task.Grants) || !covered(l.Profile.Grants) {
+		if l.Task == nil || l.Profile == nil || !covered(l.Task.Grants, &q.Call) || !covered(l.Profile.Grants, &q.Call) {
 			return false
 		}
 	}
-	return len(q.Chain) > 0 && (q.TokenWhole || covered(q.Token))
+	return len(q.Chain) > 0 && (q.TokenWhole || covered(q.Token, &q.Call))
 }
 
 // refuseOnPanic makes a denial of whatever went wrong.

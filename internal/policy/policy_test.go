@@ -103,17 +103,21 @@ func TestTheTermThatRefusesIsNamed(t *testing.T) {
 		reason string
 		next   string
 	}{
-		"nothing":                    {func(*policy.Question) {}, "", "", ""},
-		"no chain":                   {func(q *policy.Question) { q.Chain = nil }, mayfly.TermLiveness, "", ""},
-		"no task":                    {func(q *policy.Question) { q.Chain[1].Task = nil }, mayfly.TermLiveness, "complete", "open"},
-		"a gap":                      {func(q *policy.Question) { q.Chain = slices.Delete(q.Chain, 1, 2) }, mayfly.TermLiveness, "complete", "open"},
-		"a chain's tail":             {func(q *policy.Question) { q.Chain = q.Chain[1:] }, mayfly.TermLiveness, "complete", "open"},
-		"deadline":                   {func(q *policy.Question) { acting(q).Task.Deadline = now }, mayfly.TermLiveness, "deadline", "open"},
-		"idle":                       {func(q *policy.Question) { acting(q).Task.IdleUntil = now }, mayfly.TermLiveness, "idle", "open"},
-		"closed":                     {func(q *policy.Question) { acting(q).Task.ClosedAt, acting(q).Task.Reason = now, mayfly.Revoked }, mayfly.TermLiveness, "revoked", "open"},
-		"root closed":                {func(q *policy.Question) { q.Chain[0].Task.ClosedAt, q.Chain[0].Task.Reason = now, mayfly.Completed }, mayfly.TermLiveness, "above", "open"},
-		"empty token":                {func(q *policy.Question) { q.TokenWhole = false }, mayfly.TermToken, "token", "request"},
-		"other token":                {func(q *policy.Question) { q.TokenWhole, q.Token = false, grants(t, `["mcp:bank:list_invoices"]`) }, mayfly.TermToken, "token", "request"},
+		"nothing":        {func(*policy.Question) {}, "", "", ""},
+		"no chain":       {func(q *policy.Question) { q.Chain = nil }, mayfly.TermLiveness, "", ""},
+		"no task":        {func(q *policy.Question) { q.Chain[1].Task = nil }, mayfly.TermLiveness, "complete", "open"},
+		"a gap":          {func(q *policy.Question) { q.Chain = slices.Delete(q.Chain, 1, 2) }, mayfly.TermLiveness, "complete", "open"},
+		"a chain's tail": {func(q *policy.Question) { q.Chain = q.Chain[1:] }, mayfly.TermLiveness, "complete", "open"},
+		"deadline":       {func(q *policy.Question) { acting(q).Task.Deadline = now }, mayfly.TermLiveness, "deadline", "open"},
+		"idle":           {func(q *policy.Question) { acting(q).Task.IdleUntil = now }, mayfly.TermLiveness, "idle", "open"},
+		"closed":         {func(q *policy.Question) { acting(q).Task.ClosedAt, acting(q).Task.Reason = now, mayfly.Revoked }, mayfly.TermLiveness, "revoked", "open"},
+		"root closed":    {func(q *policy.Question) { q.Chain[0].Task.ClosedAt, q.Chain[0].Task.Reason = now, mayfly.Completed }, mayfly.TermLiveness, "above", "open"},
+		"empty token":    {func(q *policy.Question) { q.TokenWhole = false }, mayfly.TermToken, "token", "request"},
+		"other token":    {func(q *policy.Question) { q.TokenWhole, q.Token = false, grants(t, `["mcp:bank:list_invoices"]`) }, mayfly.TermToken, "token", "request"},
+		"other token, and the profile never allows it": {func(q *policy.Question) {
+			q.TokenWhole, acting(q).Task.Grants = false, nil
+			acting(q).Profile.Grants = grants(t, `["mcp:bank:list_invoices"]`)
+		}, mayfly.TermToken, "token", "none"},
 		"root unaccepted":            {func(q *policy.Question) { q.Chain[0].Task.Root.Groups = []string{"staff"} }, mayfly.TermDelegator, "accept", "none"},
 		"agent unaccepted":           {func(q *policy.Question) { q.Chain[2].Profile.Delegators = q.Chain[2].Profile.Delegators[:1] }, mayfly.TermDelegator, "accept", "none"},
 		"root not asked":             {func(q *policy.Question) { q.Chain[1].Profile.Authority = mayfly.AuthorityPolicy }, mayfly.TermDelegator, "no policy permits", "none"},
@@ -151,6 +155,22 @@ func TestTheTermThatRefusesIsNamed(t *testing.T) {
 				t.Errorf("next %+v, want %s", d.Next, c.next)
 			}
 		})
+	}
+}
+
+func TestTheAdviceForATokenLeadsWhereTheGrantIs(t *testing.T) {
+	q := question(t, "mcp:bank:pay_invoice", `{"amount":120}`, listAndPay, listAndPay)
+	q.TokenWhole = false
+	if _, d := policy.Decide(q); !strings.Contains(d.Next.Detail, "exchange the task's own token") {
+		t.Errorf("the task has it: %+v", d.Next)
+	}
+	q.Chain[1].Task.Grants = nil
+	if _, d := policy.Decide(q); !strings.Contains(d.Next.Detail, "whoever delegated") || d.Next.Grant != "mcp:bank:pay_invoice" {
+		t.Errorf("the profile has it: %+v", d.Next)
+	}
+	q.Chain[1].Profile.Grants = nil
+	if _, d := policy.Decide(q); d.Next.Grant != "" || !strings.Contains(d.Next.Detail, "change of the profile") {
+		t.Errorf("nothing has it: %+v", d.Next)
 	}
 }
 
