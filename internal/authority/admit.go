@@ -234,7 +234,7 @@ func (ad *Admission) Done(o Outcome) {
 	}
 	a.pending.Go(func() {
 		failpoint.Here("call.answered")
-		ctx := context.Background() // the outcome outlives its request
+		ctx := a.writing // the outcome outlives its request
 		a.untilWritten(ctx, "the outcome of "+ad.decision.ID, func() error {
 			err := a.record(ctx, e, func(tx *store.Tx) {
 				tx.EndCall(ad.decision.ID)
@@ -277,8 +277,8 @@ func (a *Authority) endIfSpent(ctx context.Context, id mayfly.TaskID) {
 // again.
 const retryEvery = 250 * time.Millisecond
 
-// untilWritten runs write until it succeeds. It gives up only when the store is
-// closed: then recovery finds what is missing at the next start.
+// untilWritten runs write until it succeeds. It gives up only when ctx ends, or
+// the store is closed: then recovery finds what is missing at the next start.
 func (a *Authority) untilWritten(ctx context.Context, what string, write func() error) {
 	for {
 		err := write()

@@ -64,7 +64,9 @@ type Authority struct {
 	epoch   atomic.Int64 // the newest epoch applied here
 	follow  sync.Mutex   // one application of epoch changes at a time
 	reapNow chan struct{}
-	pending sync.WaitGroup // outcomes and retirements on their way to the store
+	pending sync.WaitGroup     // outcomes and retirements on their way to the store
+	writing context.Context    // for as long as those are tried
+	giveUp  context.CancelFunc // ends writing
 }
 
 // New makes an Authority: it loads or makes the signing keys, confirms the
@@ -87,6 +89,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		proofs:     proofMemory{life: proofLife},
 		assertions: proofMemory{life: assertionLife},
 	}
+	a.writing, a.giveUp = context.WithCancel(context.Background())
 	a.live = newLiveTasks(a.db)
 	a.bundle.Store(c.Bundle)
 
@@ -111,14 +114,21 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	return a, nil
 }
 
+// lastWrites is how long a stop waits for outcomes that cannot be written.
+const lastWrites = 5 * time.Second
+
 // Run follows the epoch, ends what has run out, and writes down what waits to
-// be written, until ctx ends. It returns after the last outcome is recorded.
+// be written, until ctx ends. It returns after the last outcome is recorded, or
+// when a store that is away has not come back within lastWrites: what is missing
+// then is found at the next start.
 func (a *Authority) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	for _, loop := range []func(context.Context){a.followEpoch, a.reap, a.sweepOpen, a.flushFailures, a.keepKeys} {
 		loops.Go(func() { loop(ctx) })
 	}
 	loops.Wait()
+	late := time.AfterFunc(lastWrites, a.giveUp)
+	defer late.Stop()
 	a.pending.Wait()
 	return nil
 }

@@ -164,13 +164,14 @@ func (a *Authority) chainOf(ctx context.Context, id mayfly.TaskID, now time.Time
 	return chain, nil
 }
 
-// ended says why a chain is not live, or nil.
+// ended says why a chain is not live, or nil. The token was good and its task is
+// over: to its holder that is an invalid token (RFC 6750 section 3.1).
 func ended(chain []*mayfly.Task, now time.Time) *mayfly.Error {
 	for i, t := range chain {
 		if state, why := t.State(now); state != mayfly.Live {
-			e := mayfly.Errorf(mayfly.Denied, "the task is over (%s); open a new one", why)
+			e := mayfly.Coded(mayfly.Unauthenticated, "invalid_token", "the task is over (%s); open a new one", why)
 			if i < len(chain)-1 {
-				e = mayfly.Errorf(mayfly.Denied, "a task above this one is over (%s), and this one with it; open a new one", why)
+				e = mayfly.Coded(mayfly.Unauthenticated, "invalid_token", "a task above this one is over (%s), and this one with it; open a new one", why)
 			}
 			e.Term = mayfly.TermLiveness
 			e.Next = &mayfly.Next{Action: "open", Detail: "open a new task"}

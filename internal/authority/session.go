@@ -45,9 +45,6 @@ func (a *Authority) Authenticate(ctx context.Context, p Presented, audience stri
 	}
 	s := &Session{a: a, presented: p, verified: v, proof: proof, chain: chain}
 	if over := ended(chain, now); over != nil {
-		// The token was good and its task is over: to the holder that is an
-		// invalid token (RFC 6750 section 3.1); the record says liveness.
-		over.Kind, over.Code = mayfly.Unauthenticated, "invalid_token"
 		return nil, a.refuse(ctx, s.refused("authenticate"), over, burnProof(proof, now))
 	}
 	return s, nil

@@ -50,11 +50,14 @@ func (x *request) respond(status int, contentType string, body []byte) {
 	_, _ = x.w.Write(body)
 }
 
-// errorHeaders sets what goes with an error whatever the body: the challenge of
-// a 401 (RFC 6750 section 3, RFC 9449 section 7.1, RFC 9728 section 5.1), the
-// step-up of MCP authorization, and when to come back.
+// errorHeaders sets what goes with an error whatever the body: its decision, the
+// challenge of a 401 (RFC 6750 section 3, RFC 9449 section 7.1, RFC 9728 section
+// 5.1), the step-up of MCP authorization, and when to come back.
 func (x *request) errorHeaders(e *mayfly.Error) {
 	h := x.w.Header()
+	if e.Decision != "" {
+		h.Set("Mayfly-Decision", e.Decision)
+	}
 	switch {
 	case e.Kind == mayfly.Unauthenticated:
 		bearer, dpop := x.resourceMetadata(), `DPoP algs="ES256 EdDSA"`
@@ -140,7 +143,7 @@ type rpcResponse struct {
 	JSONRPC string         `json:"jsonrpc"`
 	ID      jsontext.Value `json:"id"` // nil is null
 	Error   *rpcError      `json:"error,omitempty"`
-	Result  any            `json:"result,omitempty"`
+	Result  any            `json:"result,omitzero"` // {} is a result too
 }
 
 // rpcFailure answers with a JSON-RPC error.

@@ -167,6 +167,7 @@ func (g *Gateway) refuseMessage(x *request, m *message, f *fault) {
 	if data == nil {
 		data = rpcData{Reason: e.Message, Decision: e.Decision}
 	}
+	x.errorHeaders(e)
 	x.rpcFailure(e.Kind.Status(), m.id, rpcError{Code: f.code, Message: e.Message, Data: data})
 }
 

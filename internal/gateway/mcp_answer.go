@@ -131,8 +131,10 @@ func (a *answering) relayEvents(body io.Reader) error {
 		err = a.events(body)
 	}
 	if err != nil && a.m != nil && a.ctx.Err() == nil {
-		e := mayfly.AsError(err)
-		failed, marshal := strictjson.Marshal(rpcResponse{JSONRPC: "2.0", ID: a.m.id, Error: &rpcError{Code: codeInternal, Message: e.Message}})
+		e := mayfly.AsError(a.decided(err))
+		failed, marshal := strictjson.Marshal(rpcResponse{JSONRPC: "2.0", ID: a.m.id, Error: &rpcError{
+			Code: codeInternal, Message: e.Message, Data: rpcData{Reason: e.Message, Decision: e.Decision},
+		}})
 		if marshal == nil {
 			_ = a.write(event{data: failed}) // err says already that the stream failed
 		}
@@ -256,11 +258,10 @@ func (a *answering) response(e envelope) ([]byte, error) {
 	if a.m != nil {
 		id = a.m.id
 	}
-	member, value := "result", e.result
-	if e.err != nil {
-		member, value = "error", e.err
-	} else {
+	member, value := "error", e.err
+	if value == nil {
 		var err error
+		member = "result"
 		if value, err = a.result(e.result); err != nil {
 			return nil, err
 		}

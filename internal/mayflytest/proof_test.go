@@ -48,7 +48,8 @@ var spoilt = map[string]func(n node, h *holder, header, claims members){
 	"a symmetric alg":          func(_ node, _ *holder, h, _ members) { h["alg"] = "HS256" },
 	"a symmetric key":          func(_ node, _ *holder, h, _ members) { h["jwk"] = members{"kty": "oct", "k": "AAAA"} },
 	"a private key": func(_ node, k *holder, h, _ members) {
-		h["jwk"].(members)["d"] = b64(k.priv.D.FillBytes(make([]byte, 32)))
+		d, _ := k.priv.Bytes()
+		h["jwk"].(members)["d"] = b64(d)
 	},
 	"no key":                    func(_ node, _ *holder, h, _ members) { h["jwk"] = nil },
 	"a key that did not sign":   func(n node, _ *holder, h, _ members) { h["jwk"] = newHolder(n.T).jwk() },

@@ -462,13 +462,28 @@ type Answer struct {
 	Body   []byte
 }
 
+// Message is the JSON of the answer: its body, or the response on an event
+// stream, which is its last event.
+func (a Answer) Message() []byte {
+	if !strings.HasPrefix(a.Header.Get("Content-Type"), "text/event-stream") {
+		return a.Body
+	}
+	var last []byte
+	for line := range bytes.Lines(a.Body) {
+		if data, ok := bytes.CutPrefix(line, []byte("data: ")); ok {
+			last = data
+		}
+	}
+	return last
+}
+
 // Error is the OAuth or problem code of the answer, or the JSON-RPC error code.
 func (a Answer) Error() string {
 	var e struct {
 		Error json.RawMessage `json:"error"`
 		Code  string          `json:"code"`
 	}
-	if json.Unmarshal(a.Body, &e) != nil {
+	if json.Unmarshal(a.Message(), &e) != nil {
 		return ""
 	}
 	var text string

@@ -22,8 +22,7 @@ type Seen struct {
 
 // Upstream is a system behind the gateway that remembers every byte it was sent.
 type Upstream struct {
-	URL  string
-	seen chan struct{}
+	URL string
 
 	mu       sync.Mutex // guards the fields below
 	requests []Seen

@@ -132,12 +132,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.issuer.Scheme == "https" && !s.admin {
 		h.Set("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 	}
+	path := r.URL.EscapedPath()
+	toGateway := s.o.Gateway != nil && (strings.HasPrefix(path, "/mcp/") || strings.HasPrefix(path, "/http/"))
 	if err := c.comeFrom(); err != nil {
-		c.fail(err)
+		surface := "api"
+		if toGateway {
+			surface = "gateway"
+		}
+		c.fail(s.a.Stranger(c.presented(), surface, err))
 		return
 	}
-	path := r.URL.EscapedPath()
-	if s.o.Gateway != nil && (strings.HasPrefix(path, "/mcp/") || strings.HasPrefix(path, "/http/")) {
+	if toGateway {
 		c.toGateway()
 		return
 	}
