@@ -147,6 +147,7 @@ func onEngines(t *testing.T, test func(t *testing.T, dsn string)) {
 // life is an installation and one agent's way through it, again and again.
 type life struct {
 	*mayflytest.Installation
+	hand
 	process  *mayflytest.Process
 	veteran  *client.Session // lives through every crash
 	recorded *mayflytest.Recorded
@@ -154,7 +155,8 @@ type life struct {
 }
 
 func newLife(t *testing.T, program, dsn string) *life {
-	return &life{Installation: mayflytest.Install(t, program, dsn)}
+	i := mayflytest.Install(t, program, dsn)
+	return &life{Installation: i, hand: hand{i.System, i.Client}}
 }
 
 // Serve starts the server and waits until it is ready.
@@ -172,21 +174,6 @@ func (l *life) path() string {
 	return "/v1/orders/" + strconv.Itoa(l.n)
 }
 
-var (
-	mayRead  = "http:orders:GET:/v1/*"
-	mayWrite = "http:orders:POST:/v1/*"
-)
-
-func (l *life) opening(human string) client.ExchangeRequest {
-	r := l.Opening(mayRead, mayWrite)
-	r.SubjectToken, r.TTL = l.Human(human), time.Hour
-	return r
-}
-
-func (l *life) open(ctx context.Context, human string) (*client.Session, error) {
-	return l.Client().Open(ctx, l.opening(human), nil)
-}
-
 func (l *life) mustOpen(human string) *client.Session {
 	l.T.Helper()
 	s, err := l.open(l.T.Context(), human)
@@ -194,60 +181,6 @@ func (l *life) mustOpen(human string) *client.Session {
 		l.T.Fatalf("%v\n%s", err, l.said())
 	}
 	return s
-}
-
-// call is one call of the upstream; 0 is no answer.
-func (l *life) call(ctx context.Context, as *client.Session, method, path string) int {
-	r, err := http.NewRequestWithContext(ctx, method, l.Issuer+"/http/orders"+path, strings.NewReader(`{}`))
-	if err != nil {
-		l.T.Error(err)
-		return 0
-	}
-	r.Header.Set("Content-Type", "application/json")
-	if method == http.MethodGet {
-		r.Body, r.ContentLength, r.GetBody = nil, 0, nil
-	}
-	resp, err := as.Transport().RoundTrip(r)
-	if err != nil {
-		return 0
-	}
-	defer resp.Body.Close()
-	return resp.StatusCode
-}
-
-// child opens a task below parent, which may only read.
-func (l *life) child(ctx context.Context, parent *client.Session) (*client.Session, error) {
-	own, err := parent.Token(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	c := l.Client()
-	t, err := c.Exchange(ctx, client.ExchangeRequest{
-		SubjectToken: own.Text.Reveal(), SubjectTokenType: client.TypeAccessToken,
-		ActorToken: l.Evidence("child"), ActorTokenType: client.TypeJWT,
-		Profile: "invoice", Purpose: "a part of it", Key: parent.Key(), Grants: mayflytest.Grants(l.T, mayRead),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return c.Resume(t, nil), nil
-}
-
-// redeem opens a task with a ticket.
-func (l *life) redeem(ctx context.Context, ticket mayfly.Secret) error {
-	key, err := client.NewKey()
-	if err != nil {
-		return err
-	}
-	_, err = l.Client().Exchange(ctx, client.ExchangeRequest{
-		SubjectToken: ticket.Reveal(), SubjectTokenType: client.TypeTicket,
-		ActorToken: l.Evidence("redeemer"), ActorTokenType: client.TypeJWT, Key: key,
-	})
-	return err
-}
-
-func (l *life) ticket(ctx context.Context, parent *client.Session) (client.Ticket, error) {
-	return parent.API().Delegate(ctx, client.DelegateRequest{Profile: "invoice", Purpose: "another part", Grants: mayflytest.Grants(l.T, mayRead)})
 }
 
 // killAt takes a new task as far as the step during, kills the server at the
@@ -496,32 +429,4 @@ func upTo(limit time.Duration) time.Duration {
 	var b [4]byte
 	rand.Read(b[:])
 	return time.Duration(binary.BigEndian.Uint32(b[:])) * limit / (1 << 32)
-}
-
-// work takes one task through its life, and reports whether the server answered
-// to the end.
-func (l *life) work(ctx context.Context, path string, completed *sync.Map) bool {
-	session, err := l.open(ctx, "alice")
-	if err != nil {
-		return false
-	}
-	if l.call(ctx, session, http.MethodPost, path) == 0 {
-		return false
-	}
-	child, err := l.child(ctx, session)
-	if err != nil {
-		return false
-	}
-	if l.call(ctx, child, http.MethodGet, path+"/child") == 0 {
-		return false
-	}
-	ticket, err := l.ticket(ctx, session)
-	if err != nil || l.redeem(ctx, ticket.Ticket) != nil {
-		return false
-	}
-	if _, err := session.Complete(ctx); err != nil {
-		return false
-	}
-	completed.Store(session.Task(), true)
-	return true
 }

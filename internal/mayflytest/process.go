@@ -171,11 +171,7 @@ func (i *Installation) Serve() *Process {
 // Client calls the server over HTTP with no token; what it is handed is
 // remembered.
 func (i *Installation) Client() *client.Client {
-	c, err := client.New(client.Options{Address: i.URL, Issuer: i.Issuer, Transport: i.Handed.through(&http.Transport{
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 16, ResponseHeaderTimeout: 30 * time.Second,
-	})})
-	must(i.T, err)
-	return c
+	return i.Handed.Client(i.System)
 }
 
 // Mayfly runs the program with these arguments and gives what it printed and its
@@ -235,6 +231,19 @@ type Handed struct {
 	checkpoints [][]byte
 }
 
+// Client calls a system over HTTP with no token, and remembers in h what comes
+// back.
+func (h *Handed) Client(s *System) *client.Client {
+	s.T.Helper()
+	transport := &http.Transport{
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 16, IdleConnTimeout: 10 * time.Second,
+		ResponseHeaderTimeout: 30 * time.Second,
+	}
+	c, err := client.New(client.Options{Address: s.URL, Issuer: s.Issuer, Transport: &collector{h, transport}})
+	must(s.T, err)
+	return c
+}
+
 // Tokens are the access tokens seen so far.
 func (h *Handed) Tokens() []string { return copied(h, &h.tokens) }
 
@@ -253,9 +262,7 @@ func copied[T any](h *Handed, list *[]T) []T {
 	return append([]T(nil), *list...)
 }
 
-// through is next, with every answer read.
-func (h *Handed) through(next http.RoundTripper) http.RoundTripper { return &collector{h, next} }
-
+// collector reads every answer on its way.
 type collector struct {
 	*Handed
 	next http.RoundTripper

@@ -78,7 +78,7 @@ func migrations(translate func(string) string) ([]*goose.Migration, error) {
 			return nil, err
 		}
 		run := func(ctx context.Context, tx *sql.Tx) error {
-			for part := range strings.SplitSeq(translate(string(text)), ";\n") {
+			for part := range strings.SplitSeq(translate(string(text))+"\n", ";\n") {
 				if strings.TrimSpace(part) == "" {
 					continue
 				}
@@ -96,7 +96,8 @@ func migrations(translate func(string) string) ([]*goose.Migration, error) {
 // forSQLite replaces the three words that differ and makes each table strict.
 func forSQLite(text string) string {
 	text = strings.NewReplacer(" BIGINT", " INTEGER", " BYTEA", " BLOB", " BOOLEAN", " INTEGER").Replace(text)
-	return strings.ReplaceAll(text, "\n);\n", "\n) STRICT;\n")
+	text = strings.ReplaceAll(text, "\n);\n", "\n) STRICT;\n")
+	return strings.ReplaceAll(text, "\n); -- clustered\n", "\n) STRICT, WITHOUT ROWID;\n")
 }
 
 var textColumn = regexp.MustCompile(`(?m)^(\t\w+ TEXT)\b`)

@@ -38,8 +38,8 @@ type sqlite struct {
 // sqlitePragmas are set on every connection (security baseline: a commit is on
 // the disk before it is answered, tables are strict, deleted rows are zeroed).
 var sqlitePragmas = []string{
-	"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)",
-	"cell_size_check(1)", "secure_delete(1)",
+	"busy_timeout(5000)", "page_size(8192)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)",
+	"cell_size_check(1)", "secure_delete(1)", "temp_store(2)",
 }
 
 func sqliteDSN(path, vfs string, more ...string) string {
@@ -74,7 +74,8 @@ func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
 		}
 	}
 	unclean := nonEmpty(path + "-wal")
-	e.dsn = sqliteDSN(path, vfs)
+	// All tries of a batch together wait for a lock as long as a batch may take.
+	e.dsn = sqliteDSN(path, vfs, fmt.Sprintf("busy_timeout(%d)", (writeWithin/tries).Milliseconds()))
 	if e.writers, err = driver.Open(e.dsn); err != nil {
 		return unopenable(err)
 	}

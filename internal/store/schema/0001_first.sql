@@ -91,12 +91,12 @@ CREATE TABLE spend (
 	grant_key TEXT NOT NULL,
 	calls BIGINT NOT NULL CHECK (calls >= 0),
 	PRIMARY KEY (task, grant_key)
-);
+); -- clustered
 
 CREATE TABLE once (
 	key TEXT PRIMARY KEY,
 	expires_at BIGINT NOT NULL
-);
+); -- clustered
 CREATE INDEX once_expires ON once (expires_at);
 
 CREATE TABLE delegation (
@@ -150,7 +150,7 @@ CREATE TABLE revoked_token (
 	task TEXT NOT NULL,
 	at BIGINT NOT NULL,
 	expires_at BIGINT NOT NULL
-);
+); -- clustered
 
 CREATE TABLE epoch (
 	one BIGINT PRIMARY KEY CHECK (one = 1),
@@ -170,7 +170,7 @@ CREATE TABLE open_call (
 	task TEXT NOT NULL,
 	proc BIGINT NOT NULL,
 	at BIGINT NOT NULL
-);
+); -- clustered
 
 CREATE TABLE log_span (
 	start BIGINT PRIMARY KEY,
