@@ -15,7 +15,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -224,7 +223,11 @@ func (b *bench) product(dsn string, targets map[string]string) (*process, error)
 		address, address, "unix://"+filepath.Join(dir, "admin.sock"), dsn, sealPath)
 	fmt.Fprintf(&y, "sources:\n  - {name: corp, kind: oidc, issuer: %q, audience: mayfly, subject: human}\n", b.idp)
 	fmt.Fprintf(&y, "  - {name: cluster, kind: oidc, issuer: %q, audience: agents, subject: workload}\ntargets:\n", b.idp)
-	for name, at := range targets {
+	for _, name := range []string{"api", "echo"} {
+		at := targets[name]
+		if at == "" {
+			at = "http://127.0.0.1:9" // named by the profile, and never called
+		}
 		fmt.Fprintf(&y, "  - {name: %s, kind: %s, url: %q}\n", name, map[bool]string{true: "mcp", false: "http"}[name == "echo"], at)
 	}
 	profile := `profile: bench
@@ -273,7 +276,11 @@ func (b *bench) floor(name, arg string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := base64.RawURLEncoding.EncodeToString(elliptic.Marshal(elliptic.P256(), b.key.X, b.key.Y))
+	point, err := b.key.PublicKey.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	key := base64.RawURLEncoding.EncodeToString(point)
 	return b.begin(address, "/healthz", self, "-role", name+"@"+address, "-arg", arg, "-key", key)
 }
 
@@ -285,10 +292,13 @@ func serveFloor(ctx context.Context) error {
 	switch name {
 	case "issuer":
 		raw, err := base64.RawURLEncoding.DecodeString(*roleKey)
-		if err != nil || len(raw) != 65 {
-			return errors.New("no key")
+		if err != nil {
+			return err
 		}
-		public := &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(raw[1:33]), Y: new(big.Int).SetBytes(raw[33:])}
+		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), raw)
+		if err != nil {
+			return err
+		}
 		if h, err = floorIssuer(public, *roleArg); err != nil {
 			return err
 		}
