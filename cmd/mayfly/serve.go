@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -26,6 +27,9 @@ import (
 	"github.com/mayfly-id/mayfly/internal/server"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
+
+// gcPercent is how far the heap grows between collections, unless GOGC says it.
+const gcPercent = 400
 
 // serveCmd is mayfly serve.
 type serveCmd struct{}
@@ -45,6 +49,11 @@ func (serveCmd) Run(ctx context.Context, t *terminal) error {
 	c, err := Load(t.Config)
 	if err != nil {
 		return err
+	}
+	// The live heap is small and most of what a request allocates dies with it:
+	// fewer collections are a tenth of a request's time.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	logger := server.NewLogger(t.Stderr, slog.LevelInfo)
 	n, err := newInstance(ctx, c, logger)

@@ -27,7 +27,10 @@ func (db *DB) Submit(ctx context.Context, rec Record, build func(*Tx)) *Pending 
 	if rec.id == "" {
 		return failed(errors.New("store: a change without a record"))
 	}
-	tx := &Tx{db: db, person: rec.person, ops: make([]op, 0, 8)}
+	tx := &Tx{db: db, person: rec.who.id, ops: make([]op, 0, 8)}
+	if !rec.who.isMade() {
+		tx.add(personThere, guardPerson, rec.who.id)
+	}
 	build(tx)
 	return db.submit(ctx, tx, rec)
 }
@@ -106,13 +109,28 @@ const (
 func (p *Pending) Wait() error {
 	select {
 	case <-p.done:
-		return p.err
 	case <-p.ctx.Done():
 		if p.state.CompareAndSwap(queued, withdrawn) {
 			return context.Cause(p.ctx)
 		}
 		<-p.done
-		return p.err
+	}
+	if r, ok := errors.AsType[*Refused](p.err); ok && r.Guard == guardPerson {
+		return mayfly.Errorf(mayfly.Unavailable, "another node met the same person at this moment; try again").Because(p.err)
+	}
+	return p.err
+}
+
+// guardPerson: the person a record is about has a row.
+const guardPerson = "person"
+
+// ended reports whether Wait would return at once with the change's own end.
+func (p *Pending) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
 	}
 }
 

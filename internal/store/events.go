@@ -24,10 +24,11 @@ import (
 // Its leaf hash is known before it is durable; nothing that depends on it may
 // leave before the change that holds it has been committed.
 type Record struct {
-	id, kind, task, decision, person string
-	at                               time.Time
-	leaf, body                       []byte
-	leafHash                         [32]byte
+	id, kind, task, decision string
+	who                      person // whom it is about; nobody has the id ""
+	at                       time.Time
+	leaf, body               []byte
+	leafHash                 [32]byte
 }
 
 // ID is the record's id, evt_…
@@ -40,17 +41,16 @@ func (r Record) LeafHash() [32]byte { return r.leafHash }
 func (r Record) Dlg() string { return base64.RawURLEncoding.EncodeToString(r.leafHash[:]) }
 
 // Prepare encodes e as a record of the time at, under the configuration bundle.
-// A person the store has not met gets a pseudonym and a key of their own first,
-// in a commit of its own.
+// A person the store has not met gets a pseudonym and a key of their own, which
+// are durable with their first record at the latest.
 func (db *DB) Prepare(ctx context.Context, at time.Time, bundle string, e mayfly.Event) (Record, error) {
 	h := e.Header()
-	key, person := db.bodyKey, ""
+	who := person{key: db.bodyKey}
 	if h.Human != "" {
-		p, err := db.personOf(ctx, h.Human, at)
-		if err != nil {
+		var err error
+		if who, err = db.personOf(ctx, h.Human, at); err != nil {
 			return Record{}, err
 		}
-		key, person = p.key, p.id
 	}
 	plain, err := json.Marshal(e)
 	if err != nil {
@@ -58,12 +58,12 @@ func (db *DB) Prepare(ctx context.Context, at time.Time, bundle string, e mayfly
 	}
 	at = at.UTC().Truncate(time.Microsecond)
 	r := Record{
-		id: mayfly.NewID("evt", at), kind: e.Kind(), task: string(h.Task), decision: h.Decision, person: person, at: at,
+		id: mayfly.NewID("evt", at), kind: e.Kind(), task: string(h.Task), decision: h.Decision, who: who, at: at,
 	}
-	r.body = sealed(key, r.id, plain)
+	r.body = sealed(who.key, r.id, plain)
 	r.leaf = appendLeaf(make([]byte, 0, 512), leaf{
 		Body: bodyHash(r.body), Bundle: bundle, Decision: r.decision, ID: r.id, Kind: r.kind, Parent: h.Parent,
-		Person: person, Task: r.task, Term: string(h.Term), Time: at.Format(leafTime), V: 1,
+		Person: who.id, Task: r.task, Term: string(h.Term), Time: at.Format(leafTime), V: 1,
 	})
 	r.leafHash = leafHash(r.leaf)
 	return r, nil

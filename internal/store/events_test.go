@@ -131,16 +131,16 @@ func TestTheDatabaseHoldsNothingOfABodyInClear(t *testing.T) {
 func TestAPersonHasOnePseudonymAndErasingThemLeavesTheChain(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, db *DB) {
 		first, second := commit(t, db, opened("task_1")), commit(t, db, opened("task_2"))
-		if first.person == "" || first.person != second.person {
-			t.Errorf("pseudonyms %q and %q, want one", first.person, second.person)
+		if first.who.id == "" || first.who.id != second.who.id {
+			t.Errorf("pseudonyms %q and %q, want one", first.who.id, second.who.id)
 		}
 		other := opened("task_3")
 		other.Root.ID = "bob"
 		third := commit(t, db, other)
-		if third.person == first.person {
+		if third.who.id == first.who.id {
 			t.Error("two persons share a pseudonym")
 		}
-		tamper(t, db, `UPDATE person SET lookup = NULL, key = NULL WHERE id = '`+first.person+`'`)
+		tamper(t, db, `UPDATE person SET lookup = NULL, key = NULL WHERE id = '`+first.who.id+`'`)
 		for _, c := range []struct {
 			r    Record
 			gone bool
@@ -164,11 +164,15 @@ func TestManyWhoMeetAPersonAtOnceAgreeOnThem(t *testing.T) {
 		names := make(chan string, 20)
 		for range cap(names) {
 			go func() {
-				r, err := db.Prepare(context.Background(), now, "bundle", opened("task_1"))
+				ctx := context.Background()
+				r, err := db.Prepare(ctx, now, "bundle", opened("task_1"))
+				if err == nil {
+					err = db.Change(ctx, r, func(*Tx) {})
+				}
 				if err != nil {
 					t.Error(err)
 				}
-				names <- r.person
+				names <- r.who.id
 			}()
 		}
 		first := <-names
@@ -179,6 +183,34 @@ func TestManyWhoMeetAPersonAtOnceAgreeOnThem(t *testing.T) {
 		}
 		if n := count(t, db, `SELECT COUNT(*) FROM person`); n != 1 {
 			t.Errorf("%d persons, want 1", n)
+		}
+	})
+}
+
+// Where another node met a person first, what was prepared under the pseudonym
+// that lost is not recorded, and the next try goes by theirs.
+func TestARecordUnderAPseudonymThatLostIsRefused(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, db *DB) {
+		theirs := commit(t, db, opened("task_1"))
+		lost := newPerson()
+		lost.made = &Pending{done: make(chan struct{})} // not ended yet
+		for lookup := range db.persons.m {
+			db.persons.put(lookup, lost)
+		}
+		r := record(t, db, opened("task_2"))
+		if r.who.id != lost.id {
+			t.Fatalf("prepared under %s, want %s", r.who.id, lost.id)
+		}
+		if err := db.Change(t.Context(), r, func(*Tx) {}); mayfly.KindOf(err) != mayfly.Unavailable {
+			t.Errorf("recorded under a person without a row: %v", err)
+		}
+		lost.made.err = &Refused{guardPerson}
+		close(lost.made.done)
+		if again := commit(t, db, opened("task_2")); again.who.id != theirs.who.id {
+			t.Errorf("recorded under %s, want %s", again.who.id, theirs.who.id)
+		}
+		if n := verifyAll(t, db); n != 2 {
+			t.Errorf("%d records, want 2", n)
 		}
 	})
 }

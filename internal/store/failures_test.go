@@ -69,7 +69,7 @@ func TestEveryConnectionHasThePragmas(t *testing.T) {
 	db := open(t, sqliteAddress(t))
 	e := db.engine.(*sqlite)
 	for name, want := range map[string]string{
-		"page_size": "8192", "journal_mode": "wal", "synchronous": "2", "foreign_keys": "1", "trusted_schema": "0",
+		"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1", "trusted_schema": "0",
 		"cell_size_check": "1", "secure_delete": "1",
 	} {
 		for range sqliteReaders {

@@ -21,7 +21,17 @@ import (
 type person struct {
 	id  string
 	key []byte
+	// made is the change that makes their row, nil if the store has it. Whatever
+	// is recorded about them before that is durable is queued behind it, and
+	// guarded by it.
+	made *Pending
 }
+
+// isMade reports whether their row is durable.
+func (p person) isMade() bool { return p.made == nil || p.made.ended() && p.made.err == nil }
+
+// isLost reports whether their row was not made and never will be.
+func (p person) isLost() bool { return p.made != nil && p.made.ended() && p.made.err != nil }
 
 // personsMax bounds how many persons a process remembers: some 3 MB.
 const personsMax = 1 << 14
@@ -36,12 +46,33 @@ func (p *persons) get(lookup string) (person, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	found, ok := p.m[lookup]
-	return found, ok
+	if found.made != nil && found.isMade() {
+		found.made = nil
+		p.m[lookup] = found
+	}
+	return found, ok && !found.isLost()
 }
 
 func (p *persons) put(lookup string, who person) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.set(lookup, who)
+}
+
+// meet is the person with this lookup value, or who, whose row make begins to
+// make.
+func (p *persons) meet(lookup string, who person, make func() *Pending) person {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if found, ok := p.m[lookup]; ok && !found.isLost() {
+		return found
+	}
+	who.made = make()
+	p.set(lookup, who)
+	return who
+}
+
+func (p *persons) set(lookup string, who person) {
 	if p.m == nil || len(p.m) >= personsMax {
 		p.m = map[string]person{}
 	}
@@ -56,33 +87,24 @@ func (db *DB) personOf(ctx context.Context, human string, now time.Time) (person
 	if who, ok := db.persons.get(lookup); ok {
 		return who, nil
 	}
-	for {
-		var who person
-		var box []byte
-		err := db.readRow(ctx, readPerson, []any{lookup}, &who.id, &box)
-		if err == nil {
-			if who.key, err = db.Unseal(sealPerson, who.id, box); err != nil {
-				return person{}, err
-			}
-			db.persons.put(lookup, who)
-			return who, nil
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
-			return person{}, err
-		}
+	var who person
+	var box []byte
+	err := db.readRow(ctx, readPerson, []any{lookup}, &who.id, &box)
+	if errors.Is(err, sql.ErrNoRows) {
 		who = newPerson()
-		err = db.keep(ctx, func(tx *Tx) {
-			tx.add(insertPerson, "person", who.id, lookup, db.Seal(sealPerson, who.id, who.key), micros(now))
-		})
-		if _, taken := errors.AsType[*Refused](err); taken {
-			continue // somebody else met them first
-		}
-		if err != nil {
-			return person{}, err
-		}
-		db.persons.put(lookup, who)
-		return who, nil
+		tx := &Tx{db: db}
+		tx.add(insertPerson, guardPerson, who.id, lookup, db.Seal(sealPerson, who.id, who.key), micros(now))
+		// Their first record is queued next and lands in the same commit.
+		return db.persons.meet(lookup, who, func() *Pending { return db.submit(db.writer.ctx, tx, Record{}) }), nil
 	}
+	if err != nil {
+		return person{}, err
+	}
+	if who.key, err = db.Unseal(sealPerson, who.id, box); err != nil {
+		return person{}, err
+	}
+	db.persons.put(lookup, who)
+	return who, nil
 }
 
 // newPerson makes a key and the pseudonym that follows from it: once the key is
@@ -92,7 +114,7 @@ func newPerson() person {
 	rand.Read(key)
 	sum := subkey(key, keyPseudonym)
 	name := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16])
-	return person{"p_" + strings.ToLower(name), key}
+	return person{id: "p_" + strings.ToLower(name), key: key}
 }
 
 // erased is what a caller is told about a person whose key is gone.

@@ -38,7 +38,7 @@ type sqlite struct {
 // sqlitePragmas are set on every connection (security baseline: a commit is on
 // the disk before it is answered, tables are strict, deleted rows are zeroed).
 var sqlitePragmas = []string{
-	"busy_timeout(5000)", "page_size(8192)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)",
+	"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "trusted_schema(0)",
 	"cell_size_check(1)", "secure_delete(1)", "temp_store(2)",
 }
 

@@ -15,6 +15,7 @@ type statement int
 const (
 	never statement = iota
 	chainLive
+	personThere
 	notRevoked
 	insertTask
 	addChild
@@ -138,6 +139,8 @@ var texts = [statements]string{
 
 	chainLive: `SELECT COUNT(*) FROM task WHERE id IN ($1, $2, $3, $4, $5, $6)
 		AND closed_at IS NULL AND idle_until > $7 AND deadline > $7 HAVING COUNT(*) = $8`,
+
+	personThere: `SELECT 1 FROM person WHERE id = $1`,
 
 	notRevoked: `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM revocation WHERE lifted_at IS NULL AND matches IN
 		($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16))`,

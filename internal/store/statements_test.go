@@ -104,7 +104,7 @@ func TestEveryWriteGivesItsStatementWhatItTakes(t *testing.T) {
 			t.Errorf("%d arguments, %d parameters: %s", len(o.args), parameters[o.statement], texts[o.statement])
 		}
 	}
-	own := []statement{insertPerson, insertMeta, insertProcess, seenProcess, insertEvent1, insertEvent8, insertEvent64, lastOfProcess}
+	own := []statement{personThere, insertPerson, insertMeta, insertProcess, seenProcess, insertEvent1, insertEvent8, insertEvent64, lastOfProcess}
 	for s := range writes {
 		if !slices.Contains(used, s) && !slices.Contains(own, s) {
 			t.Errorf("no method writes %s", texts[s])

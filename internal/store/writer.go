@@ -208,7 +208,7 @@ func (w *writer) commit(ctx context.Context, batch []*Pending) error {
 		next.seq++
 		next.mac = rowMAC(w.mac, w.db.proc, next.seq, r.leaf, r.body, next.mac)
 		events = append(events, []any{
-			w.db.proc, next.seq, r.id, micros(r.at), r.kind, r.task, r.decision, r.person, r.leaf, r.body, next.mac,
+			w.db.proc, next.seq, r.id, micros(r.at), r.kind, r.task, r.decision, r.who.id, r.leaf, r.body, next.mac,
 		})
 	}
 	failpoint.Here("store.before-events")
