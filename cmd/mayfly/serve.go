@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -28,11 +29,30 @@ import (
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
-// gcPercent is how far the heap grows between collections, unless GOGC says it.
-const gcPercent = 400
+// tune sets the runtime for what a server does, unless the environment says
+// otherwise.
+//
+// The live heap is small and most of what a request allocates dies with it:
+// fewer collections are a tenth of a request's time. And one thread is nearly
+// always in a sync of the disk. When that returns on a busy machine there is no
+// processor left for it, and everybody whose commit it was waits for the
+// scheduler: with processors to spare two cores opened a fifth more tasks a
+// second, at two thirds of the 99th percentile.
+func tune() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
+	}
+}
+
+const spareProcs = 2
 
 // serveCmd is mayfly serve.
-type serveCmd struct{}
+type serveCmd struct {
+	Verbose bool `help:"Log every request, not only those that are refused."`
+}
 
 // Help is the long help.
 func (serveCmd) Help() string {
@@ -45,17 +65,17 @@ again: all of it, or none of it.
 }
 
 // Run serves.
-func (serveCmd) Run(ctx context.Context, t *terminal) error {
+func (s serveCmd) Run(ctx context.Context, t *terminal) error {
 	c, err := Load(t.Config)
 	if err != nil {
 		return err
 	}
-	// The live heap is small and most of what a request allocates dies with it:
-	// fewer collections are a tenth of a request's time.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+	tune()
+	level := slog.LevelInfo
+	if s.Verbose {
+		level = slog.LevelDebug
 	}
-	logger := server.NewLogger(t.Stderr, slog.LevelInfo)
+	logger := server.NewLogger(t.Stderr, level)
 	n, err := newInstance(ctx, c, logger)
 	if err != nil {
 		return err

@@ -237,6 +237,7 @@ func (ad *Admission) Done(o Outcome) {
 		ctx := a.writing // the outcome outlives its request
 		a.untilWritten(ctx, "the outcome of "+ad.decision.ID, func() error {
 			err := a.record(ctx, e, func(tx *store.Tx) {
+				tx.Soon()
 				tx.EndCall(ad.decision.ID)
 				if o.Name == "not-sent" {
 					for _, sp := range ad.spends {

@@ -269,6 +269,7 @@ func (l *Log) Sequence(ctx context.Context) (n int, err error) {
 	}
 	failpoint.Here("eventlog.before-head")
 	err = l.db.Keep(ctx, func(b *store.Books) {
+		b.Soon()
 		b.MoveHead(head.Size, next.N, signed, at)
 		start := head.Size
 		for _, r := range runs {

@@ -84,12 +84,13 @@ func escape(r rune) string {
 	return string(b)
 }
 
-// log writes the line of the access log. The query, which may hold what does
+// log writes the line of the access log: at level info for what was refused, and
+// at level debug for the rest. The query, which may hold what does
 // not belong there, the body and the credentials are not in it.
 func (c *call) log(start time.Time) {
 	level := slog.LevelInfo
-	if c.route != nil && c.route.probe && c.w.status < http.StatusBadRequest {
-		level = slog.LevelDebug
+	if c.w.status < http.StatusBadRequest {
+		level = slog.LevelDebug // what it did stands in the event log
 	}
 	l := c.s.o.Logger
 	if !l.Enabled(context.Background(), level) {

@@ -42,7 +42,7 @@ type route struct {
 	status  int      // of success
 	answer  string   // media type of success; "" has no body
 	cors    bool     // may be read by pages of any site: public, and the same for all
-	probe   bool     // asked by machines that must get through: not limited, logged quietly
+	probe   bool     // asked by machines that must get through: not limited
 	handle  func(*call) error
 }
 

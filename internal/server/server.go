@@ -96,6 +96,7 @@ type call struct {
 	id      string // of the request, in the access log and the answer
 	source  string // network address
 	addr    netip.Addr
+	calls   bool // it is for the gateway
 	peer    *attest.Peer
 	route   *route // nil for the gateway and for what is not there
 	allow   string // methods that are there, where this one is not
@@ -133,16 +134,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 	}
 	path := r.URL.EscapedPath()
-	toGateway := s.o.Gateway != nil && (strings.HasPrefix(path, "/mcp/") || strings.HasPrefix(path, "/http/"))
+	c.calls = s.o.Gateway != nil && (strings.HasPrefix(path, "/mcp/") || strings.HasPrefix(path, "/http/"))
 	if err := c.comeFrom(); err != nil {
 		surface := "api"
-		if toGateway {
+		if c.calls {
 			surface = "gateway"
 		}
 		c.fail(s.a.Stranger(c.presented(), surface, err))
 		return
 	}
-	if toGateway {
+	if c.calls {
 		c.toGateway()
 		return
 	}

@@ -64,7 +64,7 @@ func (db *DB) submit(ctx context.Context, tx *Tx, rec Record) *Pending {
 	if tx.err != nil {
 		return failed(tx.err)
 	}
-	p := &Pending{ctx: ctx, record: rec, ops: tx.arrange(), epoch: tx.epoch, done: make(chan struct{})}
+	p := &Pending{ctx: ctx, record: rec, ops: tx.arrange(), epoch: tx.epoch, soon: tx.soon, done: make(chan struct{})}
 	if db.readOnly {
 		return failed(mayfly.Errorf(mayfly.Unavailable, "the store is open for reading only"))
 	}
@@ -88,6 +88,7 @@ type Pending struct {
 	record Record // zero for bookkeeping
 	ops    []op
 	epoch  bool
+	soon   bool
 
 	state atomic.Int32  // queued, then taken or withdrawn
 	done  chan struct{} // closed once err and more are set

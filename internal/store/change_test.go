@@ -312,3 +312,26 @@ func TestCloseCommitsWhatWasSubmitted(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsInNoHurryJoinsACommitOrBeginsOneSoon(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, db *DB) {
+		commit(t, db, opened("task_0")) // the person is met
+		one, other := record(t, db, opened("task_1")), record(t, db, opened("task_2"))
+		commits := db.Commits()
+		from := time.Now()
+		slow := db.Submit(t.Context(), one, (*Tx).Soon)
+		if err := db.Change(t.Context(), other, func(*Tx) {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := slow.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if n := db.Commits() - commits; n != 1 && time.Since(from) < soonWithin {
+			t.Errorf("%d commits, want one", n)
+		}
+		if err := db.Change(t.Context(), record(t, db, opened("task_3")), (*Tx).Soon); err != nil { // by itself
+			t.Error(err)
+		}
+		verifyAll(t, db)
+	})
+}

@@ -212,28 +212,43 @@ func (r EventRow) leaf() leaf {
 // first), that its body is the one the leaf commits to, and that its columns say
 // what the leaf says. The error names what is wrong.
 func (db *DB) VerifyRow(previous []byte, r EventRow) error {
-	at := fmt.Sprintf("event %s (process %d, number %d)", r.ID, r.Proc, r.Seq)
 	if len(previous) != sha256.Size {
-		return fmt.Errorf("store: the row before %s is missing", at)
+		return fmt.Errorf("store: the row before %s is missing", r.at())
 	}
 	if !hmac.Equal(r.MAC, rowMAC(hmac.New(sha256.New, db.macKey), r.Proc, r.Seq, r.Leaf, r.Sealed, previous)) {
-		return fmt.Errorf("store: the MAC of %s is wrong", at)
+		return fmt.Errorf("store: the MAC of %s is wrong", r.at())
 	}
-	var l leaf
-	if err := json.Unmarshal(r.Leaf, &l, json.RejectUnknownMembers(true)); err != nil {
-		return fmt.Errorf("store: the leaf of %s cannot be read: %w", at, err)
+	// What the columns say decides what the leaf must be, but for three members.
+	l := leaf{
+		Body: bodyHash(r.Sealed), Decision: r.Decision, ID: r.ID, Kind: r.Kind, Person: r.Person,
+		Task: string(r.Task), Time: r.Time.Format(leafTime), V: 1,
 	}
-	if !bytes.Equal(appendLeaf(nil, l), r.Leaf) || l.V != 1 {
-		return fmt.Errorf("store: the leaf of %s is not in canonical form", at)
+	l.Bundle, l.Parent, l.Term = memberOf(r.Leaf, `,"bundle":"`), memberOf(r.Leaf, `,"parent":"`), memberOf(r.Leaf, `,"term":"`)
+	if bytes.Equal(appendLeaf(make([]byte, 0, len(r.Leaf)), l), r.Leaf) {
+		return nil
 	}
-	if l.Body != bodyHash(r.Sealed) {
-		return fmt.Errorf("store: the body of %s is not the one its leaf commits to", at)
+	said := r.leaf()
+	switch {
+	case said.V != 1 || !bytes.Equal(appendLeaf(nil, said), r.Leaf):
+		return fmt.Errorf("store: the leaf of %s is not in canonical form", r.at())
+	case said.Body != l.Body:
+		return fmt.Errorf("store: the body of %s is not the one its leaf commits to", r.at())
 	}
-	if l.ID != r.ID || l.Time != r.Time.Format(leafTime) || l.Kind != r.Kind || l.Task != string(r.Task) ||
-		l.Decision != r.Decision || l.Person != r.Person {
-		return fmt.Errorf("store: the columns of %s do not say what its leaf says", at)
-	}
-	return nil
+	return fmt.Errorf("store: the columns of %s do not say what its leaf says", r.at())
+}
+
+// memberOf is a member of a canonical leaf whose value needs no escapes, and
+// something else of any other leaf. It saves a parser, which was half of what a
+// row cost the sequencer.
+func memberOf(leaf []byte, name string) string {
+	_, after, _ := bytes.Cut(leaf, []byte(name))
+	value, _, _ := bytes.Cut(after, []byte(`"`))
+	return string(value)
+}
+
+// at names r for whoever must look for it.
+func (r *EventRow) at() string {
+	return fmt.Sprintf("event %s (process %d, number %d)", r.ID, r.Proc, r.Seq)
 }
 
 // NoMAC is what the first row of a process follows from.

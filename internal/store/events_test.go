@@ -194,8 +194,8 @@ func TestARecordUnderAPseudonymThatLostIsRefused(t *testing.T) {
 		theirs := commit(t, db, opened("task_1"))
 		lost := newPerson()
 		lost.made = &Pending{done: make(chan struct{})} // not ended yet
-		for lookup := range db.persons.m {
-			db.persons.put(lookup, lost)
+		for human := range db.persons.m {
+			db.persons.put(human, lost)
 		}
 		r := record(t, db, opened("task_2"))
 		if r.who.id != lost.id {

@@ -218,7 +218,7 @@ type write struct {
 
 func newDisk(t *testing.T) *disk {
 	d := &disk{VFS: vfs.Find("os"), undo: map[string][]write{}}
-	vfs.Register(t.Name(), d)
+	vfs.Register(t.Name(), gathering{d})
 	t.Cleanup(func() { vfs.Unregister(t.Name()) })
 	return d
 }
@@ -425,6 +425,7 @@ func TestWhatWasAcknowledgedSurvivesThePower(t *testing.T) {
 
 func TestAnUnsyncedCommitIsLostByTheTestDisk(t *testing.T) { // or the test above says nothing
 	d := newDisk(t)
+	vfs.Register(t.Name(), d) // what is gathered waits for a sync that never comes
 	address := sqliteAddress(t)
 	db := openOn(t, address, t.Name())
 	if err := db.engine.(*sqlite).conn.Exec(`PRAGMA synchronous = OFF`); err != nil {

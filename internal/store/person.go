@@ -36,57 +36,56 @@ func (p person) isLost() bool { return p.made != nil && p.made.ended() && p.made
 // personsMax bounds how many persons a process remembers: some 3 MB.
 const personsMax = 1 << 14
 
-// persons remembers persons by their lookup value.
+// persons remembers persons by the id their source gives them.
 type persons struct {
 	mu sync.Mutex
 	m  map[string]person
 }
 
-func (p *persons) get(lookup string) (person, bool) {
+func (p *persons) get(human string) (person, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	found, ok := p.m[lookup]
+	found, ok := p.m[human]
 	if found.made != nil && found.isMade() {
 		found.made = nil
-		p.m[lookup] = found
+		p.m[human] = found
 	}
 	return found, ok && !found.isLost()
 }
 
-func (p *persons) put(lookup string, who person) {
+func (p *persons) put(human string, who person) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.set(lookup, who)
+	p.set(human, who)
 }
 
-// meet is the person with this lookup value, or who, whose row make begins to
-// make.
-func (p *persons) meet(lookup string, who person, make func() *Pending) person {
+// meet is the person with this id, or who, whose row make begins to make.
+func (p *persons) meet(human string, who person, make func() *Pending) person {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if found, ok := p.m[lookup]; ok && !found.isLost() {
+	if found, ok := p.m[human]; ok && !found.isLost() {
 		return found
 	}
 	who.made = make()
-	p.set(lookup, who)
+	p.set(human, who)
 	return who
 }
 
-func (p *persons) set(lookup string, who person) {
+func (p *persons) set(human string, who person) {
 	if p.m == nil || len(p.m) >= personsMax {
 		p.m = map[string]person{}
 	}
-	p.m[lookup] = who
+	p.m[human] = who
 }
 
 // personOf finds the person with this id as a source gives it, or makes one.
 func (db *DB) personOf(ctx context.Context, human string, now time.Time) (person, error) {
+	if who, ok := db.persons.get(human); ok {
+		return who, nil
+	}
 	h := hmac.New(sha256.New, db.lookupKey)
 	h.Write([]byte(human))
 	lookup := base64.RawURLEncoding.EncodeToString(h.Sum(nil))
-	if who, ok := db.persons.get(lookup); ok {
-		return who, nil
-	}
 	var who person
 	var box []byte
 	err := db.readRow(ctx, readPerson, []any{lookup}, &who.id, &box)
@@ -95,7 +94,7 @@ func (db *DB) personOf(ctx context.Context, human string, now time.Time) (person
 		tx := &Tx{db: db}
 		tx.add(insertPerson, guardPerson, who.id, lookup, db.Seal(sealPerson, who.id, who.key), micros(now))
 		// Their first record is queued next and lands in the same commit.
-		return db.persons.meet(lookup, who, func() *Pending { return db.submit(db.writer.ctx, tx, Record{}) }), nil
+		return db.persons.meet(human, who, func() *Pending { return db.submit(db.writer.ctx, tx, Record{}) }), nil
 	}
 	if err != nil {
 		return person{}, err
@@ -103,7 +102,7 @@ func (db *DB) personOf(ctx context.Context, human string, now time.Time) (person
 	if who.key, err = db.Unseal(sealPerson, who.id, box); err != nil {
 		return person{}, err
 	}
-	db.persons.put(lookup, who)
+	db.persons.put(human, who)
 	return who, nil
 }
 

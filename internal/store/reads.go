@@ -165,21 +165,15 @@ type Filter struct {
 // listScan is how many tasks a list looks at, at most, for those with a target.
 const listScan = 10_000
 
-// ListTasks reads tasks, newest first. With Target it may give fewer than Limit
+// ListTasks reads tasks, newest first, as their ids are ordered by time. With Target it may give fewer than Limit
 // when they are rare: it looks at the newest 10,000 only.
 func (db *DB) ListTasks(ctx context.Context, f Filter) ([]*TaskRow, error) {
 	if f.Limit <= 0 {
 		f.Limit = 100
 	}
-	opened, after := int64(math.MaxInt64), f.After
-	if after != "" {
-		err := db.readRow(ctx, taskOpened, []any{after}, &opened)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil, mayfly.Errorf(mayfly.Invalid, "the cursor is not one of this list's")
-		}
-		if err != nil {
-			return nil, err
-		}
+	after := f.After
+	if after == "" {
+		after = "\U0010FFFF" // sorts behind every id
 	}
 	list := listTasks
 	if f.Under != "" {
@@ -192,7 +186,7 @@ func (db *DB) ListTasks(ctx context.Context, f Filter) ([]*TaskRow, error) {
 			limit = max(limit, 500)
 		}
 		rows, err := collect(ctx, db, scanTask, list, string(f.Under), f.Profile, string(f.RootKind), f.RootSub, string(f.State),
-			micros(f.Now), opened, after, int64(limit))
+			micros(f.Now), after, int64(limit))
 		if err != nil {
 			return nil, err
 		}
@@ -208,7 +202,7 @@ func (db *DB) ListTasks(ctx context.Context, f Filter) ([]*TaskRow, error) {
 			return found, nil
 		}
 		last := rows[len(rows)-1]
-		opened, after = micros(last.OpenedAt), string(last.ID)
+		after = string(last.ID)
 	}
 }
 

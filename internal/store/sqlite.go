@@ -44,13 +44,15 @@ var sqlitePragmas = []string{
 
 func sqliteDSN(path, vfs string, more ...string) string {
 	q := url.Values{"_txlock": {"immediate"}, "_pragma": append(append([]string{}, sqlitePragmas...), more...), "modeof": {path}}
-	if vfs != "" {
-		q.Set("vfs", vfs)
+	if vfs == "" {
+		vfs = gatherName
 	}
+	q.Set("vfs", vfs)
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
 }
 
 func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
+	registerGather()
 	path := u.Path
 	if u.Host != "" || u.RawQuery != "" || u.Fragment != "" || !filepath.IsAbs(path) {
 		return mayfly.Errorf(mayfly.Invalid, "store: write sqlite:// and an absolute path, such as sqlite:///var/lib/mayfly/mayfly.db")

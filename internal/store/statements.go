@@ -75,7 +75,6 @@ const (
 	readDescendants
 	listTasks
 	listUnder
-	taskOpened
 	readExpired
 	readOrphans
 	readToRetire
@@ -127,8 +126,7 @@ const listWhere = `
 		OR ($5 = 'live' AND t.closed_at IS NULL AND t.idle_until > $6 AND t.deadline > $6)
 		OR ($5 = 'retiring' AND t.retired_at IS NULL AND NOT (t.closed_at IS NULL AND t.idle_until > $6 AND t.deadline > $6))
 		OR ($5 = 'retired' AND t.retired_at IS NOT NULL))
-	AND (t.opened_at < $7 OR (t.opened_at = $7 AND t.id < $8))
-	ORDER BY t.opened_at DESC, t.id DESC LIMIT $9`
+	AND t.id < $7 ORDER BY t.id DESC LIMIT $8`
 
 // purgeLimit is how many rows one purge drops: a commit that drops more would
 // hold up everybody behind it.
@@ -251,7 +249,6 @@ var texts = [statements]string{
 			SELECT c.id FROM task c WHERE c.id = $1
 			UNION ALL SELECT d.id FROM below b CROSS JOIN task d WHERE d.parent = b.id AND d.parent <> '')
 		SELECT ` + taskColumns + ` FROM task t WHERE t.id IN (SELECT id FROM below)` + listWhere,
-	taskOpened:  `SELECT opened_at FROM task WHERE id = $1`,
 	readExpired: `SELECT ` + taskColumns + ` FROM task t WHERE t.closed_at IS NULL AND t.idle_until <= $1 ORDER BY t.idle_until LIMIT $2`,
 	readOrphans: `SELECT ` + taskColumns + ` FROM task p CROSS JOIN task t
 		WHERE p.closed_at IS NOT NULL AND p.retired_at IS NULL AND t.parent = p.id AND t.parent <> '' AND t.closed_at IS NULL LIMIT $1`,

@@ -325,7 +325,7 @@ func TestARevokedTokenStaysSoUntilItExpires(t *testing.T) {
 func TestListsPageFilterAndStayWithinTheirTree(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, db *DB) {
 		var all []*mayfly.Task
-		up := task("up")
+		up := task("t")
 		all = append(all, up)
 		for i := range 10 {
 			one := task(fmt.Sprintf("t%02d", i))
@@ -365,26 +365,26 @@ func TestListsPageFilterAndStayWithinTheirTree(t *testing.T) {
 			f    Filter
 			want string
 		}{
-			{"all", Filter{}, "t09 t08 t07 t06 t05 t04 t03 up t02 t01 t00 "},
-			{"live", Filter{State: mayfly.Live}, "t09 t08 t07 t06 t05 t04 up t02 t00 "},
+			{"all", Filter{}, "t09 t08 t07 t06 t05 t04 t03 t02 t01 t00 t "},
+			{"live", Filter{State: mayfly.Live}, "t09 t08 t07 t06 t05 t04 t02 t00 t "},
 			{"retiring", Filter{State: mayfly.Retiring}, "t01 "},
 			{"retired", Filter{State: mayfly.Retired}, "t03 "},
 			{"profile", Filter{Profile: "other"}, "t04 "},
 			{"service", Filter{RootSub: "alice", RootKind: mayfly.Service}, "t04 "},
 			{"target", Filter{Target: "orders"}, "t04 "},
 			{"no target", Filter{Target: "nowhere"}, ""},
-			{"under", Filter{Under: "up"}, "t08 t06 t04 up t02 t00 "},
-			{"under, live, profile", Filter{Under: "up", State: mayfly.Live, Profile: "invoice"}, "t08 t06 up t02 t00 "},
+			{"under", Filter{Under: "t"}, "t08 t06 t04 t02 t00 t "},
+			{"under, live, profile", Filter{Under: "t", State: mayfly.Live, Profile: "invoice"}, "t08 t06 t02 t00 t "},
 		} {
 			got, _ := list(c.f)
 			if got != c.want {
 				t.Errorf("%s: %q, want %q", c.name, got, c.want)
 			}
 		}
-		if got, pages := list(Filter{}); got != "t09 t08 t07 t06 t05 t04 t03 up t02 t01 t00 " || pages != 4 {
+		if got, pages := list(Filter{}); got != "t09 t08 t07 t06 t05 t04 t03 t02 t01 t00 t " || pages != 4 {
 			t.Errorf("all: %q on %d pages", got, pages)
 		}
-		below, err := db.Descendants(t.Context(), "up")
+		below, err := db.Descendants(t.Context(), "t")
 		if err != nil || len(below) != 5 {
 			t.Errorf("%d below (%v), want 5", len(below), err)
 		}

@@ -34,6 +34,7 @@ type Tx struct {
 	person string // pseudonym of the person the change's event is about
 	ops    []op
 	epoch  bool // the change advances the epoch
+	soon   bool // the change begins no commit
 	err    error
 }
 
@@ -84,6 +85,10 @@ const (
 	chainSlots      = 6
 	revocationSlots = 16
 )
+
+// Soon is for what nobody waits for: the change begins no commit but joins the
+// next that somebody does, within 10 ms.
+func (tx *Tx) Soon() { tx.soon = true }
 
 // ChainLive guards, as "chain", that every task named is open, and neither its
 // idle lease nor its deadline has run out at now.
@@ -302,6 +307,9 @@ func (tx *Tx) Advance(kind, subject string, at time.Time) {
 // places and tiles, and what the clock alone has made worthless. It reaches no
 // table that an authority stands on.
 type Books struct{ tx *Tx }
+
+// Soon is [Tx.Soon].
+func (b *Books) Soon() { b.tx.Soon() }
 
 // AppendSpan says that the n events of proc from seq on have the positions from
 // start on, and guards, as "span", that nobody said so before.

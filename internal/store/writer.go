@@ -23,6 +23,9 @@ const (
 	// writeWithin bounds a batch, its repetitions included: what cannot be made
 	// durable by then is refused. A connection that went silent costs no more.
 	writeWithin = 2 * time.Second
+	// soonWithin is how long a change that is in no hurry waits for a commit
+	// that somebody else begins.
+	soonWithin = 10 * time.Millisecond
 )
 
 // writer is the one goroutine that writes. It takes whatever has queued, runs
@@ -33,10 +36,12 @@ type writer struct {
 	// the commit of the others.
 	ctx context.Context
 
-	mu     sync.Mutex // guards the two fields below
+	mu     sync.Mutex // guards the three fields below
 	queue  []*Pending
+	soon   bool // later will wake the writer
 	closed bool
-	wake   chan struct{} // holds a token while the queue may not be empty
+	wake   chan struct{} // holds a token while the queue should be looked at
+	later  *time.Timer
 
 	// Only the writer's goroutine touches what follows.
 	mac  hash.Hash
@@ -56,6 +61,7 @@ type place struct {
 func (w *writer) start(ctx context.Context, db *DB) {
 	w.db, w.ctx = db, ctx
 	w.wake = make(chan struct{}, 1)
+	w.later = time.AfterFunc(soonWithin, func() { signal(w.wake) })
 	w.mac, w.last = hmac.New(sha256.New, db.macKey), NoMAC()
 }
 
@@ -66,7 +72,12 @@ func (w *writer) enqueue(p *Pending) bool {
 		return false
 	}
 	w.queue = append(w.queue, p)
-	signal(w.wake)
+	if !p.soon {
+		signal(w.wake)
+	} else if !w.soon {
+		w.soon = true
+		w.later.Reset(soonWithin)
+	}
 	return true
 }
 
@@ -84,6 +95,7 @@ func (w *writer) finish() {
 func (w *writer) take() (batch []*Pending, closed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.soon = false
 	n := min(len(w.queue), batchMax)
 	for _, p := range w.queue[:n] {
 		if p.state.CompareAndSwap(queued, taken) {

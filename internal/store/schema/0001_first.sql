@@ -80,7 +80,6 @@ CREATE TABLE task (
 	closed_by TEXT NOT NULL,
 	retired_at BIGINT CHECK (retired_at IS NULL OR closed_at IS NOT NULL)
 );
-CREATE INDEX task_opened ON task (opened_at);
 CREATE INDEX task_parent ON task (parent) WHERE parent <> '';
 CREATE INDEX task_idle ON task (idle_until) WHERE closed_at IS NULL;
 CREATE INDEX task_root ON task (root_sub) WHERE closed_at IS NULL;
