@@ -32,15 +32,16 @@ import (
 // tune sets the runtime for what a server does, unless the environment says
 // otherwise.
 //
-// The live heap is small and most of what a request allocates dies with it:
-// fewer collections are a tenth of a request's time. And one thread is nearly
+// Most of what a request allocates dies with it: at a heap that may grow by half
+// more than Go's default a twentieth of its time is saved, and 100,000 live tasks
+// still cost 43 MB (at 400 they cost 110). And one thread is nearly
 // always in a sync of the disk. When that returns on a busy machine there is no
 // processor left for it, and everybody whose commit it was waits for the
 // scheduler: with processors to spare two cores opened a fifth more tasks a
 // second, at two thirds of the 99th percentile.
 func tune() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
+		debug.SetGCPercent(150)
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)

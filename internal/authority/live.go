@@ -12,9 +12,9 @@ import (
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
-// liveTasksMax bounds the node's memory of tasks: 16,384 tasks are some 20 MB
-// with their grants. One that falls out is read again when it next acts.
-const liveTasksMax = 1 << 14
+// liveTasksMax bounds the node's memory of tasks: 8,192 tasks are some 8 MB with
+// their grants. One that falls out is read again when it next acts.
+const liveTasksMax = 1 << 13
 
 // liveTasks is what this node remembers of tasks, by id. What it holds cannot be
 // older than the epoch the node has applied: an epoch change evicts its task,

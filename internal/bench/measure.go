@@ -222,7 +222,7 @@ func (b *bench) gatewayMCP() error {
 }
 
 // memoryTasks is how many live tasks the memory figure is taken over.
-const memoryTasks = 20000
+const memoryTasks = 100000
 
 // memory measures what live tasks cost, and the start with them there.
 func (b *bench) memory() error {
