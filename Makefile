@@ -34,7 +34,9 @@ run: ## a server with the demo world beside it
 	$(GO) run ./cmd/mayfly sandbox
 
 bench: ## the figures of docs/performance.md, each beside its floor
-	$(GO) run ./internal/bench
+	$(GO) run ./internal/bench $${POSTGRES:+-postgres "$$POSTGRES"}
+	$(GO) test -run '^$$' -bench 'VerifySeen|DecideGrantsOnly' ./internal/token ./internal/policy
+	$(GO) test -run '^$$' -bench 'Exchange|Gateway' -benchtime 5000x ./internal/mayflytest
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s) each
 	@test/fuzz.sh $${FUZZTIME:-30s}

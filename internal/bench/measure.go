@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/mayfly-id/mayfly/client"
 )
 
 // size prints the size of the stripped binary.
@@ -156,10 +158,15 @@ func (b *bench) gatewayHTTP() error {
 			return r
 		}
 	}
+	proven, err := b.proven(product, product.url+"/http/api", "/v1/orders")
+	if err != nil {
+		return err
+	}
 	for _, clients := range []int{1, 8, 64} {
 		err := compare("http", clients, []side{
 			{"proxy", proxy.pid(), get(proxy.url+"/v1/orders", "")},
 			{"gateway", product.pid(), get(product.url+"/http/api/v1/orders", token)},
+			{"with DPoP", product.pid(), proven},
 		})
 		if err != nil {
 			return err
@@ -260,6 +267,54 @@ func (b *bench) memory() error {
 	fmt.Printf("cold start with %d live tasks: %s (first: 300ms)\n", memoryTasks, again.took.Round(time.Millisecond))
 	again.stop()
 	return nil
+}
+
+// proven makes requests below a target with a bound token of one task and, for
+// each, a proof (RFC 9449). The load generator signs the proofs, on the same
+// processors.
+func (b *bench) proven(p *process, resource, path string) (func(int64) *http.Request, error) {
+	c, err := client.New(client.Options{Address: p.url})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	key, err := client.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	token, err := c.Exchange(b.ctx, client.ExchangeRequest{
+		SubjectToken: b.sourceToken("mayfly", "user"), SubjectTokenType: client.TypeJWT,
+		ActorToken: b.sourceToken("agents", "agent"), ActorTokenType: client.TypeJWT,
+		Profile: "bench", Purpose: "to be measured", Resource: resource, Key: key,
+	})
+	if err != nil {
+		return nil, err
+	}
+	request := func(nonce string) *http.Request {
+		proof, err := key.Proof(client.ProofFor{
+			Method: http.MethodGet, URL: resource + path, Nonce: nonce, AccessToken: token.Text.Reveal(), At: time.Now(),
+		})
+		if err != nil {
+			panic(err) // the key is ours
+		}
+		r, err := http.NewRequest(http.MethodGet, resource+path, nil)
+		if err != nil {
+			panic(err) // the address is ours
+		}
+		r.Header.Set("Authorization", "DPoP "+token.Text.Reveal())
+		r.Header.Set("DPoP", proof)
+		return r
+	}
+	resp, err := http.DefaultClient.Do(request(""))
+	if err != nil {
+		return nil, err
+	}
+	resp.Body.Close()
+	nonce := resp.Header.Get("DPoP-Nonce") // good for five minutes and more
+	if nonce == "" {
+		return nil, fmt.Errorf("no nonce: %s", resp.Status)
+	}
+	return func(int64) *http.Request { return request(nonce) }, nil
 }
 
 // openTask opens one task and gives its bearer token for a resource.

@@ -80,6 +80,24 @@ func (p *persons) set(human string, who person) {
 
 // personOf finds the person with this id as a source gives it, or makes one.
 func (db *DB) personOf(ctx context.Context, human string, now time.Time) (person, error) {
+	for {
+		who, err := db.meet(ctx, human, now)
+		if err != nil || who.made == nil || !db.engine.shared() {
+			return who, err // their first record is queued next and lands in the same commit
+		}
+		// Another node may be meeting them too, and be first.
+		<-who.made.done
+		if !who.isLost() {
+			return who, nil
+		}
+		if _, taken := errors.AsType[*Refused](who.made.err); !taken {
+			return person{}, who.made.err
+		}
+	}
+}
+
+// meet finds a person, or begins to make their row.
+func (db *DB) meet(ctx context.Context, human string, now time.Time) (person, error) {
 	if who, ok := db.persons.get(human); ok {
 		return who, nil
 	}
@@ -93,7 +111,6 @@ func (db *DB) personOf(ctx context.Context, human string, now time.Time) (person
 		who = newPerson()
 		tx := &Tx{db: db}
 		tx.add(insertPerson, guardPerson, who.id, lookup, db.Seal(sealPerson, who.id, who.key), micros(now))
-		// Their first record is queued next and lands in the same commit.
 		return db.persons.meet(human, who, func() *Pending { return db.submit(db.writer.ctx, tx, Record{}) }), nil
 	}
 	if err != nil {
