@@ -219,7 +219,8 @@ type Outcome struct {
 
 // Done records what became of the call, in the background and until it is
 // written. A call of which the target saw no byte gets its budget back. The
-// call that spent a task's own budget ends the task here, after its answer.
+// last call that a task's own budget paid for ends the task here, after its
+// answer.
 // Further calls of Done do nothing.
 func (ad *Admission) Done(o Outcome) {
 	if ad.ended.Swap(true) {
@@ -263,11 +264,16 @@ func (ad *Admission) Done(o Outcome) {
 	})
 }
 
-// endIfSpent closes a task whose own budget is spent.
+// endIfSpent closes a task whose own budget is spent, unless a call that it paid
+// for is still open: the last of them to end comes here after its outcome is
+// written.
 func (a *Authority) endIfSpent(ctx context.Context, id mayfly.TaskID) {
 	row, err := a.db.Task(ctx, id)
 	if err != nil || row.Calls < row.Budget {
 		return // spent but unread: the next call is refused, and the idle lease ends it
+	}
+	if open, err := a.db.AnyOpenCall(ctx, id); err != nil || open {
+		return
 	}
 	if _, err := a.close(ctx, &row.Task, mayfly.BudgetSpent, "budget", nil); err != nil && refusedBy(err) == "" {
 		a.logger.Error("a task with a spent budget could not be closed", "task", id, "error", err)

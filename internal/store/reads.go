@@ -390,6 +390,17 @@ func (db *DB) AbandonedCalls(ctx context.Context, limit int) ([]OpenCall, error)
 	}, readAbandoned, db.proc, aliveSince, int64(limit))
 }
 
+// AnyOpenCall reports whether the outcome of a call of a task, or of one below
+// it, is due.
+func (db *DB) AnyOpenCall(ctx context.Context, task mayfly.TaskID) (bool, error) {
+	var decision string
+	err := db.readRow(ctx, callUnder, []any{string(task), `"` + string(task) + `"`}, &decision)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Run is what one process has written and the log has not yet: Rows begin with
 // number Next, and their MACs follow from Previous, if nobody altered them.
 type Run struct {

@@ -87,6 +87,7 @@ const (
 	readRevocations
 	readRevokedTokens
 	readAbandoned
+	callUnder
 	readMeta
 	readPerson
 	readPersonKey
@@ -266,6 +267,8 @@ var texts = [statements]string{
 	readRevokedTokens: `SELECT jti, task, at, expires_at FROM revoked_token WHERE expires_at > $1`,
 	readAbandoned: `SELECT c.decision, c.task, c.at FROM open_call c WHERE c.proc <> $1
 		AND NOT EXISTS (SELECT 1 FROM process p WHERE p.proc = c.proc AND p.seen_at > $2) LIMIT $3`,
+	callUnder: `SELECT c.decision FROM open_call c CROSS JOIN task t
+		WHERE t.id = c.task AND (t.id = $1 OR REPLACE(t.ancestors, $2, '') <> t.ancestors) LIMIT 1`,
 	readMeta:      `SELECT value FROM meta WHERE key = $1`,
 	readPerson:    `SELECT id, key FROM person WHERE lookup = $1`,
 	readPersonKey: `SELECT key FROM person WHERE id = $1`,

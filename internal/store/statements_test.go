@@ -152,7 +152,8 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err20 := db.Tile(ctx, 0, 0)
 		_, err21 := db.Head(ctx)
 		_, err22 := db.Epoch(ctx)
-		for i, err := range []error{err1, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11, err12, err13, err14, err15, err16, err17, err18, err19, err20, err21, err22} {
+		_, err27 := db.AnyOpenCall(ctx, "a")
+		for i, err := range []error{err1, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11, err12, err13, err14, err15, err16, err17, err18, err19, err20, err21, err22, err27} {
 			if err != nil {
 				t.Errorf("read %d: %v (%v)", i+1, err, mayfly.AsError(err).Unwrap())
 			}

@@ -425,3 +425,25 @@ func TestExpiredMarksAreDroppedInSmallCommits(t *testing.T) {
 		}
 	})
 }
+
+func TestAnOpenCallIsOneOfAllTasksAboveItsOwn(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, db *DB) {
+		up := task("up")
+		insert(t, db, up, task("down", up), task("up2"))
+		check := func(when string, want map[mayfly.TaskID]bool) {
+			t.Helper()
+			for id, is := range want {
+				if got, err := db.AnyOpenCall(t.Context(), id); err != nil || got != is {
+					t.Errorf("%s: an open call under %s: %v %v, want %v", when, id, got, err, is)
+				}
+			}
+		}
+		mustChange(t, db, func(tx *Tx) { tx.OpenCall("dec_1", "down", now) })
+		check("the child calls", map[mayfly.TaskID]bool{"up": true, "down": true, "up2": false, "u": false})
+		mustChange(t, db, func(tx *Tx) { tx.OpenCall("dec_2", "up", now) })
+		mustChange(t, db, func(tx *Tx) { tx.EndCall("dec_1") })
+		check("its parent calls", map[mayfly.TaskID]bool{"up": true, "down": false, "up2": false})
+		mustChange(t, db, func(tx *Tx) { tx.EndCall("dec_2") })
+		check("nobody calls", map[mayfly.TaskID]bool{"up": false, "down": false})
+	})
+}
