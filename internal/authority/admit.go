@@ -269,7 +269,7 @@ func (ad *Admission) Done(o Outcome) {
 // written.
 func (a *Authority) endIfSpent(ctx context.Context, id mayfly.TaskID) {
 	row, err := a.db.Task(ctx, id)
-	if err != nil || row.Calls < row.Budget {
+	if err != nil || row.Budget == 0 || row.Calls < row.Budget {
 		return // spent but unread: the next call is refused, and the idle lease ends it
 	}
 	if open, err := a.db.AnyOpenCall(ctx, id); err != nil || open {

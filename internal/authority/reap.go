@@ -141,13 +141,21 @@ func (a *Authority) recoverCalls(ctx context.Context) {
 	}
 	for _, c := range calls {
 		e := mayfly.CallEnded{Decision: c.Decision, Task: c.Task, Outcome: "unknown", Detail: "the process that carried it ended"}
-		if t, err := a.db.Task(ctx, c.Task); err == nil && t.Root.Kind == mayfly.Human {
+		t, err := a.db.Task(ctx, c.Task)
+		if err != nil {
+			a.logger.Warn("the task of an unknown outcome could not be read", "decision", c.Decision, "error", err)
+			return
+		}
+		if t.Root.Kind == mayfly.Human {
 			e.Human = t.Root.ID
 		}
-		err := a.record(ctx, e, func(tx *store.Tx) { tx.EndCall(c.Decision) })
+		err = a.record(ctx, e, func(tx *store.Tx) { tx.EndCall(c.Decision) })
 		if err != nil && refusedBy(err) == "" {
 			a.logger.Warn("an unknown outcome could not be recorded yet", "decision", c.Decision, "error", err)
 			return
+		}
+		for _, id := range t.Chain() {
+			a.endIfSpent(ctx, id)
 		}
 	}
 }

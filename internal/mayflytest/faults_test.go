@@ -277,3 +277,26 @@ func TestAServerDoesNotStartOnAStoreItCannotWrite(t *testing.T) {
 	}
 	i.AuditStopped()
 }
+
+// A process dies while the last call that a task's budget paid for is open. The
+// next start says that nobody knows what became of it, and ends the task.
+func TestATaskWhoseLastCallWasAbandonedEndsByItsBudget(t *testing.T) {
+	dsn := mayflytest.SQLite(t)
+	n := node{mayflytest.New(t, mayflytest.Options{DSN: dsn}), time.Now}
+	own := n.open(n.opening("budget", "2"), newHolder(t))
+	n.Stop()
+	db, err := sql.Open("sqlite3", "file:"+strings.TrimPrefix(dsn, "sqlite://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, spent := db.Exec(`UPDATE task SET calls = 2 WHERE id = $1`, string(own.task))
+	_, open := db.Exec(`INSERT INTO open_call (decision, task, proc, at) VALUES ('dec_abandoned', $1, 4711, 0)`, string(own.task))
+	if err := errors.Join(spent, open, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	n.Start(mayflytest.Options{})
+	n.Eventually("the task is over", func() bool { return n.view(own.task).Reason == mayfly.BudgetSpent })
+	if found := n.Records("call.ended"); len(found) != 1 || body(t, found[0])["outcome"] != "unknown" {
+		t.Errorf("the outcome is recorded as %+v", found)
+	}
+}

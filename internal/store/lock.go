@@ -4,7 +4,6 @@ package store
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -43,8 +42,4 @@ func lockFile(path string) (*os.File, error) {
 func writeAt(f *os.File, text string) error {
 	_, err := f.WriteAt([]byte(text), 0)
 	return err
-}
-
-func unopenable(err error) error {
-	return mayfly.Errorf(mayfly.Unavailable, "the store cannot be opened: %s", fmt.Sprint(err)).Because(err)
 }

@@ -105,6 +105,14 @@ func (db *DB) openSQLite(ctx context.Context, u *url.URL, vfs string) error {
 	return e.pinned.Raw(func(c any) error { return e.prepare(c.(driver.Conn).Raw()) })
 }
 
+// unopenable says what stands between a store and its opening.
+func unopenable(err error) error {
+	if errors.Is(err, sqlite3.NOTADB) || errors.Is(err, sqlite3.CORRUPT) {
+		return mayfly.Errorf(mayfly.Invalid, "the file is no store, or is damaged; restore a backup").Because(err)
+	}
+	return mayfly.Errorf(mayfly.Unavailable, "the store cannot be opened: %s", fmt.Sprint(err)).Because(err)
+}
+
 // private makes a file readable by its owner alone. The write-ahead log takes
 // the mode over from the database, by "modeof" in its address.
 func private(path string) error {
