@@ -34,7 +34,7 @@ import (
 //
 // Most of what a request allocates dies with it: at a heap that may grow by half
 // more than Go's default a twentieth of its time is saved, and 100,000 live tasks
-// still cost about 45 MB (at 400 they cost 110). And one thread is nearly
+// cost 42 MB (at 400 they cost 110 or more). And one thread is nearly
 // always in a sync of the disk. When that returns on a busy machine there is no
 // processor left for it, and everybody whose commit it was waits for the
 // scheduler: with processors to spare two cores opened a fifth more tasks a
