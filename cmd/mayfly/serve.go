@@ -32,10 +32,10 @@ import (
 // tune sets the runtime for what a server does, unless the environment says
 // otherwise.
 //
-// Most of what a request allocates dies with it: at a heap that may grow by half
-// more than Go's default a twentieth of its time is saved, and 100,000 live tasks
-// cost 42 MB (at 400 they cost 110 or more). And one thread is nearly
-// always in a sync of the disk. When that returns on a busy machine there is no
+// Most of what a request allocates dies with it, so collections can be fewer than
+// by Go's default, as far as memory allows: at 150 100,000 live tasks cost 42 MB,
+// at 400 they cost 110 or more. And one thread is nearly always in a sync of the
+// disk. When that returns on a busy machine there is no
 // processor left for it, and everybody whose commit it was waits for the
 // scheduler: with processors to spare two cores opened a fifth more tasks a
 // second, at two thirds of the 99th percentile.
