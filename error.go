@@ -76,6 +76,10 @@ type Next struct {
 	Action string `json:"action"`           // request, open, retry, complete, none
 	Grant  string `json:"grant,omitempty"`  // with request: the grant to ask for
 	Detail string `json:"detail,omitempty"` // one sentence
+	// Approval and URL, with request: the approval that was asked for, and where
+	// a human answers it. The same call is sent again after the yes.
+	Approval string `json:"approval,omitempty"`
+	URL      string `json:"url,omitempty"`
 }
 
 // Errorf makes an Error of this kind. A %w argument becomes its cause, which is

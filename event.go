@@ -142,7 +142,7 @@ type CallDecided struct {
 	Decision Decision `json:"decision"`
 	Task     TaskID   `json:"task"`
 	Root     Subject  `json:"root"`
-	Surface  string   `json:"surface"` // mcp or http
+	Surface  string   `json:"surface"` // mcp, http, or authzen: asked, and nothing done
 	Target   string   `json:"target"`
 	Action   string   `json:"action"`
 	Digest   string   `json:"digest,omitempty"`
@@ -150,6 +150,8 @@ type CallDecided struct {
 	JTI      string   `json:"jti"`
 	Source   string   `json:"source,omitempty"` // network address of the caller
 	Trace    string   `json:"trace,omitempty"`  // W3C trace id, if the caller sent one
+	// Snapshot is what the policies saw, where they were reached.
+	Snapshot *Snapshot `json:"snapshot,omitempty"`
 }
 
 // CallEnded: what became of an allowed call.
@@ -169,6 +171,77 @@ type TaskNarrowed struct {
 	Root   Subject `json:"root"`
 	Grants []Grant `json:"grants"`
 	By     string  `json:"by"`
+}
+
+// TaskWidened: a task may do more from now on.
+type TaskWidened struct {
+	Task     TaskID  `json:"task"`
+	Root     Subject `json:"root"`
+	Grants   []Grant `json:"grants"` // all it has now
+	Added    []Grant `json:"added"`
+	By       string  `json:"by"`
+	Approval string  `json:"approval,omitempty"`
+	Decision string  `json:"decision"`
+}
+
+// ApprovalRequested: something waits for a human's yes.
+type ApprovalRequested struct {
+	Approval  string    `json:"approval"`
+	Task      TaskID    `json:"task,omitempty"`
+	Root      Subject   `json:"root"`
+	Profile   string    `json:"profile"`
+	What      string    `json:"what"` // call, open or widen
+	Grant     string    `json:"grant"`
+	Needs     []string  `json:"needs"`
+	Policies  []string  `json:"policies,omitempty"`
+	Decision  string    `json:"decision"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// ApprovalVoted: a human said yes for one of the needs of an approval; Complete
+// says that it was the last.
+type ApprovalVoted struct {
+	Approval string   `json:"approval"`
+	Task     TaskID   `json:"task,omitempty"`
+	Root     Subject  `json:"root"`
+	Need     []string `json:"need"`
+	By       string   `json:"by"`
+	Complete bool     `json:"complete"`
+}
+
+// ApprovalRefused: a human, or the operator, said no.
+type ApprovalRefused struct {
+	Approval string  `json:"approval"`
+	Task     TaskID  `json:"task,omitempty"`
+	Root     Subject `json:"root"`
+	By       string  `json:"by"`
+	Note     string  `json:"note,omitempty"`
+}
+
+// ToolPinned: calls to this tool are held to this definition from now on.
+type ToolPinned struct {
+	Target   string `json:"target"`
+	Tool     string `json:"tool"`
+	Hash     string `json:"hash"`
+	Previous string `json:"previous,omitempty"`
+	By       string `json:"by"`
+}
+
+// ToolChanged: a server defines this tool otherwise than it is pinned; it is
+// hidden and refused until the change is accepted.
+type ToolChanged struct {
+	Target string `json:"target"`
+	Tool   string `json:"tool"`
+	Pinned string `json:"pinned"`
+	Hash   string `json:"hash"`
+}
+
+// PoliciesReplayed: somebody had recorded decisions decided again.
+type PoliciesReplayed struct {
+	By        string `json:"by"`
+	Candidate string `json:"candidate"` // hash of the policies
+	Decisions int64  `json:"decisions"`
+	Changed   int64  `json:"changed"`
 }
 
 // TaskClosed: from here on every decision for the task, and for all below it,
@@ -230,6 +303,13 @@ func (TaskRetired) Kind() string          { return "task.retired" }
 func (RevocationMade) Kind() string       { return "revocation.made" }
 func (RevocationLifted) Kind() string     { return "revocation.lifted" }
 func (Alarm) Kind() string                { return "alarm" }
+func (TaskWidened) Kind() string          { return "task.widened" }
+func (ApprovalRequested) Kind() string    { return "approval.requested" }
+func (ApprovalVoted) Kind() string        { return "approval.voted" }
+func (ApprovalRefused) Kind() string      { return "approval.refused" }
+func (ToolPinned) Kind() string           { return "tool.pinned" }
+func (ToolChanged) Kind() string          { return "tool.changed" }
+func (PoliciesReplayed) Kind() string     { return "policies.replayed" }
 
 func (ServerStarted) Header() EventHeader        { return EventHeader{} }
 func (BundleLoaded) Header() EventHeader         { return EventHeader{} }
@@ -237,6 +317,25 @@ func (KeyMade) Header() EventHeader              { return EventHeader{} }
 func (KeyCompromised) Header() EventHeader       { return EventHeader{} }
 func (AuthenticationFailed) Header() EventHeader { return EventHeader{} }
 func (Alarm) Header() EventHeader                { return EventHeader{} }
+func (ToolPinned) Header() EventHeader           { return EventHeader{} }
+func (ToolChanged) Header() EventHeader          { return EventHeader{Term: TermTool} }
+func (PoliciesReplayed) Header() EventHeader     { return EventHeader{} }
+
+func (e TaskWidened) Header() EventHeader {
+	return EventHeader{Task: e.Task, Decision: e.Decision, Human: humanOf(e.Root)}
+}
+
+func (e ApprovalRequested) Header() EventHeader {
+	return EventHeader{Task: e.Task, Decision: e.Decision, Term: TermApproval, Human: humanOf(e.Root)}
+}
+
+func (e ApprovalVoted) Header() EventHeader {
+	return EventHeader{Task: e.Task, Human: humanOf(e.Root)}
+}
+
+func (e ApprovalRefused) Header() EventHeader {
+	return EventHeader{Task: e.Task, Human: humanOf(e.Root)}
+}
 
 func (e DelegationMade) Header() EventHeader {
 	return EventHeader{Task: e.Task, Parent: e.ParentDlg, Human: humanOf(e.Root)}

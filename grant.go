@@ -1,6 +1,10 @@
 package mayfly
 
-import "strings"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // Grant is one thing a task may do: a pattern of actions at one target, what
 // their arguments must be, and how many there may be.
@@ -21,11 +25,43 @@ type Grant struct {
 // and all below that task. The zero value is no limit.
 type Budget struct {
 	Calls int64 // 0 is no limit
+	// Sum limits what an argument may add up to, over the calls that are allowed:
+	// sorted by argument, each named once.
+	Sum  []SumLimit
+	Rate Rate
 	// Of is the [Grant.Key] of the grant this one was cut from, whose count it
 	// goes on with; "" counts by itself. Without it, narrowing a grant that is
 	// used up, or cutting it in two, would make it new.
 	Of string
 }
+
+// Limits reports whether b limits anything.
+func (b Budget) Limits() bool { return b.Calls > 0 || len(b.Sum) > 0 || b.Rate.Calls > 0 }
+
+// IsZero reports whether b says nothing.
+func (b Budget) IsZero() bool { return !b.Limits() && b.Of == "" }
+
+// Equal reports whether b and o are the same budget.
+func (b Budget) Equal(o Budget) bool {
+	return b.Calls == o.Calls && slices.Equal(b.Sum, o.Sum) && b.Rate == o.Rate && b.Of == o.Of
+}
+
+// SumLimit is the most that an argument may add up to. Such an argument is a
+// number of at least 0 with at most four decimals.
+type SumLimit struct {
+	Argument string // a top-level name or JSON Pointer, as in a [Where]
+	Max      int64  // in ten-thousandths
+}
+
+// Rate allows no more than Calls in any span of Per. What it counted is never
+// given back. The zero value is no limit.
+type Rate struct {
+	Calls int64 // at most MaxRateCalls
+	Per   time.Duration
+}
+
+// MaxRateCalls is the most calls that a [Rate] may count.
+const MaxRateCalls = 1000
 
 // maxGrant is the longest short form, in bytes.
 const maxGrant = 1024
@@ -119,7 +155,7 @@ func isMethod(s string) bool {
 func (g Grant) String() string { return g.Kind + ":" + g.Target + ":" + g.Action }
 
 // Limited reports whether g is more than its short form says.
-func (g Grant) Limited() bool { return !g.Where.IsZero() || g.Budget != Budget{} }
+func (g Grant) Limited() bool { return !g.Where.IsZero() || !g.Budget.IsZero() }
 
 // Key names the count of g's budget within its task. It stays what it is when
 // the budget or, by [Narrow], the grant gets smaller.
@@ -139,7 +175,7 @@ func (g Grant) ownKey() string {
 
 // Equal reports whether g and o are the same grant with the same limits.
 func (g Grant) Equal(o Grant) bool {
-	return g.Kind == o.Kind && g.Target == o.Target && g.Action == o.Action && g.Where.id == o.Where.id && g.Budget == o.Budget
+	return g.Kind == o.Kind && g.Target == o.Target && g.Action == o.Action && g.Where.id == o.Where.id && g.Budget.Equal(o.Budget)
 }
 
 // Covers reports whether c fits the pattern of g. Its arguments may still not

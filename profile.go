@@ -20,6 +20,18 @@ type Profile struct {
 	Risk        Risk
 	Authority   AuthoritySource
 	Budget      int64 // calls after which a task under it ends; 0 is no limit
+	Approvals   []ApprovalRule
+}
+
+// ApprovalRule asks for a group's yes to some calls of a profile's tasks: what a
+// Cedar forbid with @approval does, in the profile's own words.
+type ApprovalRule struct {
+	ID string // names it in records: profile NAME, approval N
+	// Calls says which: a grant without a budget. A call whose arguments cannot
+	// be read is one of them.
+	Calls  Grant
+	Group  string
+	Usable time.Duration // how long the yes can be used; 0 is ApprovalUsable
 }
 
 // ProfileClass says whether tasks under a profile come and go or come back.

@@ -72,7 +72,8 @@ type Task struct {
 	// Ancestors are the tasks above this one, root first, without itself.
 	Ancestors []TaskID
 	Depth     int     // 0 for a root task
-	Grants    []Grant // moves: only ever narrows
+	Grants    []Grant // moves: narrows, and widens within Profile and parents
+	Named     []Grant // what the ticket, consent or opening request named
 	Agent     Evidence
 	Key       string // RFC 7638 thumbprint of the agent's key; "" if the profile lets it be unbound
 	// Dlg is the base64url RFC 6962 leaf hash of the event that opened the

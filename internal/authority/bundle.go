@@ -20,7 +20,15 @@ type Bundle struct {
 	Targets     map[string]*mayfly.Target
 	Sources     *attest.Sources
 	Policies    *policy.Set
+	PolicyFiles map[string][]byte     // the text of Policies, by file name
 	Clients     map[string]ClientInfo // OAuth clients by id
+	Webhooks    []Webhook
+}
+
+// Webhook is told of approvals that wait.
+type Webhook struct {
+	URL    string
+	Secret mayfly.Secret // signs what is sent
 }
 
 // ClientInfo is what an OAuth client may ask about.
