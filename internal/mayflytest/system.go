@@ -226,7 +226,7 @@ func (s *System) Bundle(o Options) *authority.Bundle {
 	for name, text := range o.Policies {
 		files[name] = []byte(text)
 	}
-	policies, err := policy.Parse(files)
+	policies, err := policy.Parse(files, policy.Schema{})
 	must(t, err)
 	credential := &mayfly.TargetCredential{Header: "Authorization", Value: mayfly.NewSecret("Bearer " + upstreamKey)}
 	clients := map[string]authority.ClientInfo{}

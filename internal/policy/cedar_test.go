@@ -17,7 +17,7 @@ func use(t testing.TB, text string, change ...func(*policy.Question)) (allowed b
 	for _, c := range change {
 		c(q)
 	}
-	permit, d := policy.Decide(q)
+	permit, d, _ := policy.Decide(q)
 	return permit != nil, d
 }
 
@@ -157,16 +157,16 @@ func TestWordsThatAreNotHonouredAreRefusedWithTheirLine(t *testing.T) {
 		`{"c": context}.c.arguments == {}`:               "p.cedar:8: context.arguments",
 		`if true then [context.labels] == [] else false`: "p.cedar:8: context.labels",
 	} {
-		_, err := policy.Parse(map[string][]byte{"p.cedar": []byte(head + expression + "\n};\n")})
+		_, err := policy.Parse(map[string][]byte{"p.cedar": []byte(head + expression + "\n};\n")}, policy.Schema{})
 		if mayfly.KindOf(err) != mayfly.Invalid || !strings.HasPrefix(err.Error(), says) {
 			t.Errorf("%s: %v, want Invalid beginning %q", expression, err, says)
 		}
 	}
-	_, err := policy.Parse(map[string][]byte{"p.cedar": []byte("permit(principal, action, resource);\n@id(\"x\")\n@approval(\"finance\")\nforbid(principal, action, resource);")})
+	_, err := policy.Parse(map[string][]byte{"p.cedar": []byte("permit(principal, action, resource);\n@id(\"x\")\n@approval(\"finance\")\nforbid(principal, action, resource);")}, policy.Schema{})
 	if err == nil || !strings.HasPrefix(err.Error(), "p.cedar:3: @approval") {
 		t.Errorf("@approval: %v", err)
 	}
-	if _, err := policy.Parse(map[string][]byte{"p.cedar": []byte(`forbid(principal, action, resource) when { context.purpose == "labels seen arguments" };`)}); err != nil {
+	if _, err := policy.Parse(map[string][]byte{"p.cedar": []byte(`forbid(principal, action, resource) when { context.purpose == "labels seen arguments" };`)}, policy.Schema{}); err != nil {
 		t.Errorf("the same words as text: %v", err)
 	}
 }
@@ -180,7 +180,7 @@ func TestSyntaxErrorsNameFileAndLine(t *testing.T) {
 		"\x00": "p.cedar:",
 		"permit(principal, action, resource) when { 99999999999999999999 == 1 };": "p.cedar:1:",
 	} {
-		_, err := policy.Parse(map[string][]byte{"p.cedar": []byte(text), "a.cedar": nil})
+		_, err := policy.Parse(map[string][]byte{"p.cedar": []byte(text), "a.cedar": nil}, policy.Schema{})
 		if mayfly.KindOf(err) != mayfly.Invalid || !strings.HasPrefix(err.Error(), says) || strings.Contains(err.Error(), "<input>") {
 			t.Errorf("%q: %v, want Invalid beginning %q", text, err, says)
 		}
@@ -189,21 +189,21 @@ func TestSyntaxErrorsNameFileAndLine(t *testing.T) {
 
 func TestPoliciesHaveUniqueIDs(t *testing.T) {
 	const plain = `permit(principal, action, resource);`
-	s, err := policy.Parse(map[string][]byte{"b.cedar": []byte(plain + plain + "\n\n" + plain), "a.cedar": []byte(`@id("mine") ` + plain)})
+	s, err := policy.Parse(map[string][]byte{"b.cedar": []byte(plain + plain + "\n\n" + plain), "a.cedar": []byte(`@id("mine") ` + plain)}, policy.Schema{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got, want := s.IDs(), []string{"mine", "b.cedar:1", "b.cedar:1#2", "b.cedar:3"}; !slices.Equal(got, want) {
 		t.Errorf("ids %q, want %q", got, want)
 	}
-	_, err = policy.Parse(map[string][]byte{"b.cedar": []byte("\n@id(\"mine\") " + plain), "a.cedar": []byte(`@id("mine") ` + plain)})
+	_, err = policy.Parse(map[string][]byte{"b.cedar": []byte("\n@id(\"mine\") " + plain), "a.cedar": []byte(`@id("mine") ` + plain)}, policy.Schema{})
 	if err == nil || !strings.HasPrefix(err.Error(), "b.cedar:2: ") || !strings.Contains(err.Error(), "a.cedar:1") {
 		t.Errorf("an id given twice: %v", err)
 	}
-	if _, err = policy.Parse(map[string][]byte{"b.cedar": []byte(`@id("") ` + plain)}); err == nil {
+	if _, err = policy.Parse(map[string][]byte{"b.cedar": []byte(`@id("") ` + plain)}, policy.Schema{}); err == nil {
 		t.Error("an empty id was taken")
 	}
-	if s, err := policy.Parse(nil); err != nil || len(s.IDs()) != 0 {
+	if s, err := policy.Parse(nil, policy.Schema{}); err != nil || len(s.IDs()) != 0 {
 		t.Errorf("no files: %v, %v", s, err)
 	}
 }
@@ -217,7 +217,7 @@ func FuzzParsePolicies(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		s, err := policy.Parse(map[string][]byte{"p.cedar": text})
+		s, err := policy.Parse(map[string][]byte{"p.cedar": text}, policy.Schema{})
 		if err != nil {
 			if mayfly.KindOf(err) != mayfly.Invalid || !strings.HasPrefix(err.Error(), "p.cedar:") {
 				t.Fatalf("kind %v: %v", mayfly.KindOf(err), err)
@@ -226,7 +226,7 @@ func FuzzParsePolicies(f *testing.F) {
 		}
 		q := question(t, "mcp:bank:list_invoices", `{}`, everything)
 		q.Policies = s
-		if permit, d := policy.Decide(q); (permit != nil) != (d.Verdict == mayfly.Allow) || permit == nil && (d.Term == "" || d.Reason == "") {
+		if permit, d, _ := policy.Decide(q); (permit != nil) != (d.Verdict == mayfly.Allow) || permit == nil && (d.Term == "" || d.Reason == "") {
 			t.Fatalf("%v, %+v", permit, d)
 		}
 	})

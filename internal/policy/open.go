@@ -25,6 +25,7 @@ type OpenQuestion struct {
 	TrustDomain  string
 	Bundle       string
 	Policies     *Set
+	Approved     []string // needs that are met already, for exactly this opening
 }
 
 // DecideOpen asks the terms of q in their order; the first that refuses is

@@ -26,7 +26,7 @@ func TestAPanicRefuses(t *testing.T) {
 		Chain:    []Link{{task, profile}},
 		Policies: &Set{policies: []entry{{id: "whole", policy: parsed(t)}, {id: "broken"}}},
 	}
-	permit, d := Decide(q)
+	permit, d, _ := Decide(q)
 	if permit != nil || d.Verdict != mayfly.Deny || d.Term != mayfly.TermPolicy || len(d.Policies) != 1 || d.Policies[0] != "broken" {
 		t.Errorf("permit %v, %+v; want a denial that names the policy", permit, d)
 	}

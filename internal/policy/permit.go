@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/mayfly-id/mayfly"
 )
@@ -14,17 +15,32 @@ type Permit struct {
 	decision string
 	call     call
 	spends   []Spend
+	labels   []string
 	issues   bool // of a permit to sign a token
+	widens   bool // of a permit to widen a task
 	spent    atomic.Bool
 }
 
-// Spend is one call to count: of a task, against the grant with this key, of
-// which at most Max may be spent.
+// Spend is one thing to count: of a task, against the grant with this key.
 type Spend struct {
-	Task  mayfly.TaskID
-	Grant string
-	Max   int64
+	Task     mayfly.TaskID
+	Grant    string // key of the grant whose budget it is
+	Kind     SpendKind
+	Argument string        // with SpendSum: what is added up
+	Max      int64         // calls, or with SpendSum ten-thousandths, that may be spent in all
+	Amount   int64         // with SpendSum: ten-thousandths that this call adds, at least 0
+	Per      time.Duration // with SpendRate: the span in which no more than Max calls may be
 }
+
+// SpendKind says what a [Spend] counts.
+type SpendKind string
+
+// The kinds.
+const (
+	SpendCalls SpendKind = "calls"
+	SpendSum   SpendKind = "sum"
+	SpendRate  SpendKind = "rate" // never given back
+)
 
 // call is what must not have changed between the answer and its use.
 type call struct {
@@ -39,6 +55,9 @@ func callOf(q *Question) call {
 // Spends is what the call costs, root first: every budget of the chain that it
 // counts against.
 func (p *Permit) Spends() []Spend { return p.spends }
+
+// Labels are those of what the call acts on, sorted, each once.
+func (p *Permit) Labels() []string { return p.labels }
 
 // Spend uses a permit to act: once, and only for the question it answers. Any
 // other use is an Internal error.
@@ -58,6 +77,18 @@ func (p *Permit) Issue() error {
 	switch {
 	case p == nil || !p.issues:
 		return misused("a permit that does not permit a token was presented for one")
+	case p.spent.Swap(true):
+		return misused("a permit was spent twice")
+	}
+	return nil
+}
+
+// Widen uses a permit to widen a task: once, and only one that [DecideWiden]
+// made. Any other use is an Internal error.
+func (p *Permit) Widen() error {
+	switch {
+	case p == nil || !p.widens:
+		return misused("a permit that does not permit a widening was presented for one")
 	case p.spent.Swap(true):
 		return misused("a permit was spent twice")
 	}
@@ -90,7 +121,7 @@ func (l *spendList) find(grants []mayfly.Grant, t *mayfly.Task, c *mayfly.Call) 
 	if g.Budget.Calls == 0 {
 		return true
 	}
-	s := Spend{t.ID, g.Key(), g.Budget.Calls}
+	s := Spend{Task: t.ID, Grant: g.Key(), Kind: SpendCalls, Max: g.Budget.Calls}
 	for i := range *l {
 		if have := &(*l)[i]; have.Task == s.Task && have.Grant == s.Grant {
 			have.Max = min(have.Max, s.Max)

@@ -23,8 +23,12 @@ type Question struct {
 	Now         time.Time
 	SourceIP    string // where the call came from; "" where there is no such thing
 	TrustDomain string
-	Bundle      string // hash of the configuration
-	Policies    *Set   // nil is none
+	Bundle      string         // hash of the configuration
+	Policies    *Set           // nil is none
+	Target      *mayfly.Target // what the call acts on, as configured; nil is none
+	Pin         *mayfly.Pin    // the tool's definition that calls are held to; nil is none
+	Seen        []string       // labels that the tree under the root task has seen before this call, sorted
+	Approved    []string       // needs that are met already, for exactly this call
 }
 
 // Link is one task of a chain and its profile as it is configured now; nil where
@@ -40,16 +44,19 @@ type Link struct {
 //
 // The permit is nil unless the decision is an allow. Nothing that goes wrong in
 // here allows anything.
-func Decide(q *Question) (permit *Permit, d mayfly.Decision) {
+//
+// The snapshot is what the policies saw; nil where a term before them refused
+// that looks at neither grants nor policies.
+func Decide(q *Question) (permit *Permit, d mayfly.Decision, seen *mayfly.Snapshot) {
 	defer refuseOnPanic(&permit, &d, q.Decision, q.Bundle)
 	d = denial(q.Decision, q.Bundle)
 	var s spends
 	if !q.decide(&d, &s) {
-		return nil, d
+		return nil, d, nil
 	}
 	permit = &Permit{question: q, decision: q.Decision, call: callOf(q), spends: s.rootFirst()}
 	allow(&d)
-	return permit, d
+	return permit, d, nil
 }
 
 // denial is what a decision is until every term has allowed.

@@ -87,7 +87,7 @@ func question(t testing.TB, grant, arguments string, granted ...string) *policy.
 
 func policies(t testing.TB, text string) *policy.Set {
 	t.Helper()
-	s, err := policy.Parse(map[string][]byte{"p.cedar": []byte(text)})
+	s, err := policy.Parse(map[string][]byte{"p.cedar": []byte(text)}, policy.Schema{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestTheTermThatRefusesIsNamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			q := question(t, pay, `{"amount":120}`, listAndPay, listAndPay, listAndPay)
 			c.spoil(q)
-			permit, d := policy.Decide(q)
+			permit, d, _ := policy.Decide(q)
 			if d.Term != c.term || (permit == nil) != (c.term != "") {
 				t.Fatalf("permit %v, decision %+v; want term %q", permit, d, c.term)
 			}
@@ -161,15 +161,15 @@ func TestTheTermThatRefusesIsNamed(t *testing.T) {
 func TestTheAdviceForATokenLeadsWhereTheGrantIs(t *testing.T) {
 	q := question(t, "mcp:bank:pay_invoice", `{"amount":120}`, listAndPay, listAndPay)
 	q.TokenWhole = false
-	if _, d := policy.Decide(q); !strings.Contains(d.Next.Detail, "exchange the task's own token") {
+	if _, d, _ := policy.Decide(q); !strings.Contains(d.Next.Detail, "exchange the task's own token") {
 		t.Errorf("the task has it: %+v", d.Next)
 	}
 	q.Chain[1].Task.Grants = nil
-	if _, d := policy.Decide(q); !strings.Contains(d.Next.Detail, "whoever delegated") || d.Next.Grant != "mcp:bank:pay_invoice" {
+	if _, d, _ := policy.Decide(q); !strings.Contains(d.Next.Detail, "whoever delegated") || d.Next.Grant != "mcp:bank:pay_invoice" {
 		t.Errorf("the profile has it: %+v", d.Next)
 	}
 	q.Chain[1].Profile.Grants = nil
-	if _, d := policy.Decide(q); d.Next.Grant != "" || !strings.Contains(d.Next.Detail, "change of the profile") {
+	if _, d, _ := policy.Decide(q); d.Next.Grant != "" || !strings.Contains(d.Next.Detail, "change of the profile") {
 		t.Errorf("nothing has it: %+v", d.Next)
 	}
 }
@@ -195,12 +195,12 @@ func TestTheFirstTermThatRefusesIsNamed(t *testing.T) {
 		{mayfly.TermParent, func() { q.Chain[0].Task.Grants = whole }},
 		{mayfly.TermPolicy, func() { q.Policies = nil }},
 	} {
-		if permit, d := policy.Decide(q); permit != nil || d.Term != step.term {
+		if permit, d, _ := policy.Decide(q); permit != nil || d.Term != step.term {
 			t.Fatalf("term %q, want %q", d.Term, step.term)
 		}
 		step.mend()
 	}
-	if permit, d := policy.Decide(q); permit == nil {
+	if permit, d, _ := policy.Decide(q); permit == nil {
 		t.Errorf("all is mended, and %s refuses: %s", d.Term, d.Reason)
 	}
 }
@@ -240,7 +240,7 @@ func TestNoCallPassesThatAnyLinkRefuses(t *testing.T) {
 		for _, g := range terms {
 			every = every && slices.ContainsFunc(g, func(g mayfly.Grant) bool { ok, _ := g.Allows(c); return ok })
 		}
-		permit, d := policy.Decide(q)
+		permit, d, _ := policy.Decide(q)
 		if (permit != nil) != every {
 			rt.Fatalf("decision %+v; every term allows: %v", d, every)
 		}
@@ -261,14 +261,14 @@ func TestBudgetsAreSpentAlongTheChainRootFirst(t *testing.T) {
 	q.Chain[0].Profile.Grants = grants(t, `[{"type":"mayfly_grant","grant":"mcp:bank:*","budget":{"calls":100}}]`)
 	q.Chain[2].Profile.Grants = grants(t, budget("5"))
 	q.TokenWhole, q.Token = false, grants(t, budget("2"))
-	permit, d := policy.Decide(q)
+	permit, d, _ := policy.Decide(q)
 	if permit == nil {
 		t.Fatalf("%+v", d)
 	}
 	want := []policy.Spend{
-		{Task: q.Chain[0].Task.ID, Grant: "mcp:bank:pay", Max: 10},
-		{Task: q.Chain[0].Task.ID, Grant: "mcp:bank:*", Max: 100},
-		{Task: q.Chain[2].Task.ID, Grant: "mcp:bank:pay", Max: 2}, // the profile's, the task's and the token's: one count, the least of them
+		{Task: q.Chain[0].Task.ID, Grant: "mcp:bank:pay", Kind: policy.SpendCalls, Max: 10},
+		{Task: q.Chain[0].Task.ID, Grant: "mcp:bank:*", Kind: policy.SpendCalls, Max: 100},
+		{Task: q.Chain[2].Task.ID, Grant: "mcp:bank:pay", Kind: policy.SpendCalls, Max: 2}, // the profile's, the task's and the token's: one count, the least of them
 	}
 	if got := permit.Spends(); !slices.Equal(got, want) {
 		t.Errorf("spends %v\nwant   %v", got, want)
@@ -277,7 +277,7 @@ func TestBudgetsAreSpentAlongTheChainRootFirst(t *testing.T) {
 
 func TestAPermitIsSpentOnceForItsOwnQuestion(t *testing.T) {
 	q, other := question(t, "mcp:bank:list", `{}`, everything), question(t, "mcp:bank:list", `{}`, everything)
-	permit, _ := policy.Decide(q)
+	permit, _, _ := policy.Decide(q)
 	if permit.Spend(other) == nil {
 		t.Error("spent for another question")
 	}
@@ -327,7 +327,7 @@ func BenchmarkDecideGrantsOnly(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if permit, d := policy.Decide(q); permit == nil {
+		if permit, d, _ := policy.Decide(q); permit == nil {
 			b.Fatal(d.Reason)
 		}
 	}
@@ -340,7 +340,7 @@ func BenchmarkDecideWithConditionAndBudget(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if permit, d := policy.Decide(q); permit == nil {
+		if permit, d, _ := policy.Decide(q); permit == nil {
 			b.Fatal(d.Reason)
 		}
 	}
@@ -351,7 +351,7 @@ func BenchmarkDecideWithOnePolicy(b *testing.B) {
 	q.Policies = policies(b, `forbid(principal, action == Mayfly::Action::"use", resource) when { context.depth > 3 };`)
 	b.ReportAllocs()
 	for b.Loop() {
-		if permit, d := policy.Decide(q); permit == nil {
+		if permit, d, _ := policy.Decide(q); permit == nil {
 			b.Fatal(d.Reason)
 		}
 	}

@@ -40,7 +40,7 @@ func (s *Set) IDs() []string {
 // Parse reads policy files, by name. A syntax error, an id given twice and a
 // word that this version would not honour are errors of kind Invalid that begin
 // with file:line.
-func Parse(files map[string][]byte) (*Set, error) {
+func Parse(files map[string][]byte, schema Schema) (*Set, error) {
 	names := make([]string, 0, len(files))
 	for name := range files {
 		names = append(names, name)

@@ -78,7 +78,7 @@ func start(t *testing.T, o server.Options) *node {
 	must(err)
 	sources, err := attest.New([]attest.Source{{Name: "local", Kind: "unix", Subject: mayfly.Workload}}, nil, attest.Options{Issuer: issuer})
 	must(err)
-	policies, err := policy.Parse(nil)
+	policies, err := policy.Parse(nil, policy.Schema{})
 	must(err)
 	local := &mayfly.SourceRule{Source: "local"}
 	var grants []mayfly.Grant
