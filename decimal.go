@@ -93,6 +93,46 @@ func (d decimal) count(limit int64) (int64, bool) {
 	return n, err == nil && n <= limit
 }
 
+// decimalPlaces is how many decimals an amount may have, and the scale it is
+// kept in.
+const decimalPlaces = 4
+
+// scaled gives d times ten to the power of places, if that is a whole number of
+// 64 bits.
+func (d decimal) scaled(places int) (int64, bool) {
+	if d.digits == "" {
+		return 0, true
+	}
+	size := d.point + places
+	if size < len(d.digits) || size > 19 {
+		return 0, false
+	}
+	text := d.digits + strings.Repeat("0", size-len(d.digits))
+	if d.neg {
+		text = "-" + text
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	return n, err == nil
+}
+
+// FormatDecimal writes an amount, given in ten-thousandths, as JSON writes a
+// number: without zeros that say nothing.
+func FormatDecimal(tenThousandths int64) string {
+	text := strconv.FormatInt(tenThousandths, 10)
+	text, neg := strings.CutPrefix(text, "-")
+	if pad := decimalPlaces + 1 - len(text); pad > 0 {
+		text = strings.Repeat("0", pad) + text
+	}
+	whole, fraction := text[:len(text)-decimalPlaces], strings.TrimRight(text[len(text)-decimalPlaces:], "0")
+	if neg {
+		whole = "-" + whole
+	}
+	if fraction == "" {
+		return whole
+	}
+	return whole + "." + fraction
+}
+
 // String writes d as JSON does, always in the same way.
 func (d decimal) String() string {
 	if d.digits == "" {

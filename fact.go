@@ -1,5 +1,12 @@
 package mayfly
 
+import (
+	"slices"
+	"strconv"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
 // FactType is the type that a fact has in policies.
 type FactType string
 
@@ -33,4 +40,174 @@ type FactValue struct {
 	Long    int64
 	Bool    bool
 	Strings []string // sorted, each once
+}
+
+// maxFact is the longest text of a fact, and of all texts of a set together, in
+// bytes: a fact is kept with every decision.
+const maxFact = 4096
+
+// ReadFacts reads facts from c's arguments, without loss or not at all. An
+// argument that is not there is no fact. The error, of kind Invalid, names an
+// argument that is declared and that its type cannot hold, or that cannot be
+// read: nothing may be concluded from it. A soft one is left out then.
+func ReadFacts(facts []Fact, c *Call) (Facts, error) {
+	var read Facts
+	for i := range facts {
+		f := &facts[i]
+		v, why := f.read(c)
+		switch {
+		case why != "" && f.Soft:
+		case why != "":
+			return nil, Errorf(Invalid, "the argument %s %s", f.Name, why)
+		case v.Type != "":
+			if read == nil {
+				read = make(Facts, len(facts))
+			}
+			read[f.Name] = v
+		}
+	}
+	return read, nil
+}
+
+// read is the fact that f is in c, or the zero value, and what is wrong with it.
+func (f *Fact) read(c *Call) (FactValue, string) {
+	if c.NoArguments {
+		return FactValue{}, "cannot be read from this body; send a JSON object"
+	}
+	path, err := parsePath(f.Name)
+	if err != nil {
+		return FactValue{}, "has a name that cannot be read"
+	}
+	v, readable := c.Arguments.lookup(path)
+	if !readable {
+		return FactValue{}, "cannot be read; send simpler values"
+	}
+	if v == nil {
+		return FactValue{}, ""
+	}
+	return f.Type.of(v)
+}
+
+// of is v as a fact of type t, or what v must be for that.
+func (t FactType) of(v *value) (FactValue, string) {
+	is := FactValue{Type: t}
+	switch t {
+	case FactString:
+		if v.kind != '"' || len(v.text) > maxFact {
+			return FactValue{}, "must be text of at most " + strconv.Itoa(maxFact) + " bytes"
+		}
+		is.String = v.text
+	case FactDecimal:
+		n, ok := v.number.scaled(decimalPlaces)
+		if v.kind != '0' || !ok {
+			return FactValue{}, "must be a number with at most four decimals, within ±922337203685477"
+		}
+		is.Decimal = n
+	case FactLong:
+		n, ok := v.number.scaled(0)
+		if v.kind != '0' || !ok {
+			return FactValue{}, "must be a whole number of 64 bits"
+		}
+		is.Long = n
+	case FactBool:
+		if v.kind != 't' && v.kind != 'f' {
+			return FactValue{}, "must be true or false"
+		}
+		is.Bool = v.kind == 't'
+	case FactStrings:
+		size := 0
+		for i := range v.items {
+			if size += len(v.items[i].text); v.items[i].kind != '"' {
+				size = maxFact + 1
+				break
+			}
+			is.Strings = append(is.Strings, v.items[i].text)
+		}
+		if v.kind != '[' || size > maxFact || len(v.items) > maxFact {
+			return FactValue{}, "must be a list of text, of at most " + strconv.Itoa(maxFact) + " bytes together"
+		}
+		slices.Sort(is.Strings)
+		is.Strings = slices.Compact(is.Strings)
+	default:
+		return FactValue{}, "has no type: neither the configuration nor the tool's schema says what it is"
+	}
+	return is, ""
+}
+
+// MarshalJSON writes text, true, a whole number and a list of text as they are,
+// and a decimal as {"decimal":"1.5"}, since a JSON number has no type. A whole
+// number that not every reader can hold is {"long":"9007199254740993"}.
+func (v FactValue) MarshalJSON() ([]byte, error) {
+	switch v.Type {
+	case FactString:
+		return jsontext.AppendQuote(nil, v.String)
+	case FactDecimal:
+		return []byte(`{"decimal":"` + FormatDecimal(v.Decimal) + `"}`), nil
+	case FactLong:
+		if v.Long > maxSafeInteger || v.Long < -maxSafeInteger {
+			return []byte(`{"long":"` + strconv.FormatInt(v.Long, 10) + `"}`), nil
+		}
+		return strconv.AppendInt(nil, v.Long, 10), nil
+	case FactBool:
+		return strconv.AppendBool(nil, v.Bool), nil
+	case FactStrings:
+		b := []byte{'['}
+		for i, s := range v.Strings {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			var err error
+			if b, err = jsontext.AppendQuote(b, s); err != nil {
+				return nil, err
+			}
+		}
+		return append(b, ']'), nil
+	default:
+		return nil, Errorf(Invalid, "a fact of type %q cannot be written", v.Type)
+	}
+}
+
+// UnmarshalJSON reads what MarshalJSON writes and nothing else. The error is of
+// kind Invalid.
+func (v *FactValue) UnmarshalJSON(text []byte) error {
+	bad := Errorf(Invalid, "a fact cannot be read")
+	parsed, err := parseValue(text)
+	if err != nil {
+		return bad.Because(err)
+	}
+	var is FactValue
+	why := ""
+	switch parsed.kind {
+	case '"':
+		is, why = FactString.of(&parsed)
+	case '0':
+		is, why = FactLong.of(&parsed)
+	case 't', 'f':
+		is, why = FactBool.of(&parsed)
+	case '[':
+		is, why = FactStrings.of(&parsed)
+	case '{':
+		for _, t := range []FactType{FactDecimal, FactLong} {
+			m := parsed.member(string(t))
+			if m == nil || m.kind != '"' {
+				continue
+			}
+			if n, ok := parseDecimal(m.text); ok {
+				is, why = t.of(&value{kind: '0', number: n})
+			}
+		}
+	}
+	if is.Type == "" || why != "" {
+		return bad
+	}
+	again, err := is.MarshalJSON()
+	if err != nil {
+		return bad.Because(err)
+	}
+	// One spelling, so that what is read back is what was decided on.
+	if canonical, err := parseValue(again); err != nil || !canonical.equal(&parsed) {
+		return bad
+	}
+	*v = is
+	return nil
 }
