@@ -125,6 +125,8 @@ type RequestRefused struct {
 	Profile  string  `json:"profile,omitempty"`
 	Term     Term    `json:"term,omitempty"`
 	Source   string  `json:"source,omitempty"` // network address
+	// Policies are the ids of the Cedar policies that refused it.
+	Policies []string `json:"policies,omitempty"`
 }
 
 // AuthenticationFailed: requests without valid authentication, one record per

@@ -34,6 +34,15 @@ type ApprovalRule struct {
 	Usable time.Duration // how long the yes can be used; 0 is ApprovalUsable
 }
 
+// String is r in one line, as the policy it stands for.
+func (r ApprovalRule) String() string {
+	calls, err := r.Calls.MarshalJSON()
+	if err != nil {
+		calls = []byte(r.Calls.String())
+	}
+	return "a call of " + string(calls) + " needs a yes of " + r.Group
+}
+
 // ProfileClass says whether tasks under a profile come and go or come back.
 type ProfileClass string
 
