@@ -164,10 +164,132 @@ func TestWithinIsTransitiveInEffect(t *testing.T) {
 
 func TestWithinIsReflexive(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := grantWhere(t, `"where":{"a":`+drawConstraint(t, 2)+`},"budget":{"calls":3}`)
+		g := grantWhere(t, `"where":{"a":`+drawConstraint(t, 2)+`},`+drawBudget(t))
 		if err := g.Within(g); err != nil {
 			text, _ := json.Marshal(g)
 			t.Fatalf("%s is not within itself: %v", text, err)
+		}
+	})
+}
+
+// drawBudget gives the JSON of a budget's members, of which few differ.
+func drawBudget(t *rapid.T) string {
+	var members []string
+	if rapid.Bool().Draw(t, "limits calls") {
+		members = append(members, fmt.Sprintf(`"calls":%d`, rapid.IntRange(1, 5).Draw(t, "calls")))
+	}
+	var sums []string
+	for _, argument := range []string{"a", "b"} {
+		if rapid.Bool().Draw(t, "limits "+argument) {
+			sums = append(sums, fmt.Sprintf(`%q:%s`, argument, rapid.SampledFrom([]string{"0", "0.0001", "1.5", "2", "3"}).Draw(t, "sum")))
+		}
+	}
+	if len(sums) > 0 {
+		members = append(members, `"sum":{`+strings.Join(sums, ",")+`}`)
+	}
+	if len(members) == 0 || rapid.Bool().Draw(t, "limits rate") {
+		members = append(members, fmt.Sprintf(`"rate":{"calls":%d,"per":"%ds"}`,
+			rapid.IntRange(1, 3).Draw(t, "calls per"), rapid.SampledFrom([]int{1, 2, 5, 60}).Draw(t, "per")))
+	}
+	return `"budget":{` + strings.Join(members, ",") + `}`
+}
+
+// spending is one call that a budget is asked about: when, and its arguments a
+// and b in ten-thousandths.
+type spending struct {
+	at     time.Duration
+	amount map[string]int64
+}
+
+// admits says whether b lets next happen after the calls it let happen so far.
+func admits(b mayfly.Budget, so []spending, next spending) bool {
+	if b.Calls > 0 && int64(len(so)) >= b.Calls {
+		return false
+	}
+	for _, limit := range b.Sum {
+		sum := next.amount[limit.Argument]
+		for _, s := range so {
+			sum += s.amount[limit.Argument]
+		}
+		if sum > limit.Max {
+			return false
+		}
+	}
+	if b.Rate.Calls == 0 {
+		return true
+	}
+	recent := int64(0)
+	for _, s := range so {
+		if s.at > next.at-b.Rate.Per {
+			recent++
+		}
+	}
+	return recent < b.Rate.Calls
+}
+
+// neverMoreSpent draws calls and checks that what narrow lets happen, wide lets
+// happen too.
+func neverMoreSpent(t *rapid.T, narrow, wide mayfly.Budget) {
+	var so []spending
+	at := time.Duration(0)
+	for range rapid.IntRange(1, 12).Draw(t, "number of calls") {
+		at += rapid.SampledFrom([]time.Duration{0, time.Second, 2 * time.Second, time.Minute}).Draw(t, "pause")
+		next := spending{at, map[string]int64{}}
+		for _, argument := range []string{"a", "b"} {
+			next.amount[argument] = rapid.SampledFrom([]int64{0, 1, 5_000, 10_000}).Draw(t, "amount")
+		}
+		if !admits(narrow, so, next) {
+			continue
+		}
+		if !admits(wide, so, next) {
+			t.Fatalf("after %v, %+v counts as within %+v and admits %v, which that refuses", so, narrow, wide, next)
+		}
+		so = append(so, next)
+	}
+}
+
+func TestABudgetWithinAnotherNeverAdmitsMore(t *testing.T) {
+	decided := 0
+	rapid.Check(t, func(t *rapid.T) {
+		g, c := grantWhere(t, drawBudget(t)), grantWhere(t, drawBudget(t))
+		if g.Within(c) == nil {
+			decided++
+			neverMoreSpent(t, g.Budget, c.Budget)
+		}
+	})
+	if decided == 0 {
+		t.Error("no pair was ever within one another: the property was not tried")
+	}
+}
+
+// TestAnInheritedBudgetAdmitsNoMoreThanAnyCeiling goes through a profile, a
+// parent and a narrowing, as a grant does on its way down.
+func TestAnInheritedBudgetAdmitsNoMoreThanAnyCeiling(t *testing.T) {
+	bare, err := mayfly.ParseGrant("mcp:t:x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		profile, parent := grantWhere(t, drawBudget(t)), grantWhere(t, drawBudget(t))
+		got, err := mayfly.Inherit(bare, []mayfly.Grant{profile}, []mayfly.Grant{parent})
+		if err != nil || len(got) != 1 {
+			t.Fatalf("%v, %v", got, err)
+		}
+		asked := grantWhere(t, drawBudget(t))
+		steps := []mayfly.Grant{profile, parent, got[0]}
+		if left, err := mayfly.Narrow(got, []mayfly.Grant{asked}); err == nil {
+			if left[0].Key() != got[0].Key() {
+				t.Fatalf("narrowed, %s counts for %s and no longer for %s", bare, left[0].Key(), got[0].Key())
+			}
+			neverMoreSpent(t, left[0].Budget, asked.Budget)
+			steps = append(steps, left[0])
+		}
+		last := steps[len(steps)-1]
+		for _, wide := range steps {
+			if err := last.Within(wide); err != nil {
+				t.Fatalf("%+v was inherited from %+v and is not within it: %v", last.Budget, wide.Budget, err)
+			}
+			neverMoreSpent(t, last.Budget, wide.Budget)
 		}
 	})
 }
@@ -179,8 +301,8 @@ func TestWhatIsInheritedIsWithinEveryCeiling(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func() mayfly.Grant {
-			return grantWhere(t, fmt.Sprintf(`"where":{%q:%s},"budget":{"calls":%d}`,
-				rapid.SampledFrom([]string{"a", "b"}).Draw(t, "argument"), drawConstraint(t, 1), rapid.IntRange(1, 5).Draw(t, "calls")))
+			return grantWhere(t, fmt.Sprintf(`"where":{%q:%s},%s`,
+				rapid.SampledFrom([]string{"a", "b"}).Draw(t, "argument"), drawConstraint(t, 1), drawBudget(t)))
 		}
 		ceilings := [][]mayfly.Grant{{draw(), draw()}, {draw()}}
 		got, err := mayfly.Inherit(bare, ceilings...)
@@ -328,7 +450,7 @@ func FuzzParseGrant(f *testing.F) {
 func FuzzParseGrantObject(f *testing.F) {
 	for _, s := range []string{
 		`"mcp:a:b"`,
-		`{"type":"mayfly_grant","grant":"mcp:a:b","where":{"a":{"max":5e2,"min":-0.1}},"budget":{"calls":10,"of":"mcp:a:*"}}`,
+		`{"type":"mayfly_grant","grant":"mcp:a:b","where":{"a":{"max":5e2,"min":-0.1}},"budget":{"calls":10,"sum":{"/a":20.5,"b":0},"rate":{"calls":5,"per":"90s"},"of":"mcp:a:*"}}`,
 		`{"type":"mayfly_grant","grant":"mcp:a:b","where":{"/a~1b/0":{"any":[{"absent":true},{"in":["x",1,null,{"y":[true]}]}]},"c":{"all":{"pattern":"[a-z]+","max_length":3}}}}`,
 		`{"type":"mayfly_grant","grant":"mcp:a:b","where":{"a":{"not_in":["x"],"prefix":"y"}}}`,
 	} {

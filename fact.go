@@ -134,6 +134,96 @@ func (t FactType) of(v *value) (FactValue, string) {
 	return is, ""
 }
 
+// Facts are the arguments that w is about, each with the type that its
+// conditions can hold for; sorted, all soft. One that they say no type of, or
+// several, is left out. A number is a decimal.
+func (w Where) Facts() []Fact {
+	var facts []Fact
+	for _, c := range w.conditions {
+		if t := c.is.factType(); t != "" && t != mixed {
+			facts = append(facts, Fact{Name: c.name, Type: t, Soft: true})
+		}
+	}
+	return facts
+}
+
+// mixed stands for a value that may be of several types.
+const mixed FactType = "mixed"
+
+// both is the type of what is of type t and of type o; "" says nothing.
+func (t FactType) both(o FactType) FactType {
+	switch {
+	case t == "" || t == o:
+		return o
+	case o == "":
+		return t
+	default:
+		return mixed
+	}
+}
+
+func (c constraint) factType() FactType {
+	var t FactType
+	for i := range c {
+		t = t.both(c[i].factType())
+	}
+	return t
+}
+
+func (t *test) factType() FactType {
+	switch t.op {
+	case opMin, opMax:
+		return FactDecimal
+	case opPrefix, opPattern, opMaxLength:
+		return FactString
+	case opMaxItems:
+		return FactStrings
+	case opEquals, opIn, opNotIn:
+		var of FactType
+		for i := range t.set {
+			of = of.both(factTypeOf(&t.set[i]))
+		}
+		return of
+	case opAll, opAny:
+		var of FactType
+		for _, part := range t.parts {
+			of = of.both(part.factType())
+		}
+		if t.each && of != FactString {
+			return mixed
+		}
+		if t.each {
+			return FactStrings
+		}
+		return of
+	default:
+		return ""
+	}
+}
+
+// factTypeOf is the type of fact that can hold v.
+func factTypeOf(v *value) FactType {
+	switch v.kind {
+	case '"':
+		return FactString
+	case '0':
+		return FactDecimal
+	case 't', 'f':
+		return FactBool
+	case '[':
+		for i := range v.items {
+			if v.items[i].kind != '"' {
+				return mixed
+			}
+		}
+		return FactStrings
+	case 'n':
+		return "" // no fact is null
+	default:
+		return mixed
+	}
+}
+
 // MarshalJSON writes text, true, a whole number and a list of text as they are,
 // and a decimal as {"decimal":"1.5"}, since a JSON number has no type. A whole
 // number that not every reader can hold is {"long":"9007199254740993"}.

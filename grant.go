@@ -3,7 +3,6 @@ package mayfly
 import (
 	"slices"
 	"strings"
-	"time"
 )
 
 // Grant is one thing a task may do: a pattern of actions at one target, what
@@ -20,48 +19,6 @@ type Grant struct {
 	Where  Where
 	Budget Budget
 }
-
-// Budget is how often a grant may be used, counted for the task that holds it
-// and all below that task. The zero value is no limit.
-type Budget struct {
-	Calls int64 // 0 is no limit
-	// Sum limits what an argument may add up to, over the calls that are allowed:
-	// sorted by argument, each named once.
-	Sum  []SumLimit
-	Rate Rate
-	// Of is the [Grant.Key] of the grant this one was cut from, whose count it
-	// goes on with; "" counts by itself. Without it, narrowing a grant that is
-	// used up, or cutting it in two, would make it new.
-	Of string
-}
-
-// Limits reports whether b limits anything.
-func (b Budget) Limits() bool { return b.Calls > 0 || len(b.Sum) > 0 || b.Rate.Calls > 0 }
-
-// IsZero reports whether b says nothing.
-func (b Budget) IsZero() bool { return !b.Limits() && b.Of == "" }
-
-// Equal reports whether b and o are the same budget.
-func (b Budget) Equal(o Budget) bool {
-	return b.Calls == o.Calls && slices.Equal(b.Sum, o.Sum) && b.Rate == o.Rate && b.Of == o.Of
-}
-
-// SumLimit is the most that an argument may add up to. Such an argument is a
-// number of at least 0 with at most four decimals.
-type SumLimit struct {
-	Argument string // a top-level name or JSON Pointer, as in a [Where]
-	Max      int64  // in ten-thousandths
-}
-
-// Rate allows no more than Calls in any span of Per. What it counted is never
-// given back. The zero value is no limit.
-type Rate struct {
-	Calls int64 // at most MaxRateCalls
-	Per   time.Duration
-}
-
-// MaxRateCalls is the most calls that a [Rate] may count.
-const MaxRateCalls = 1000
 
 // maxGrant is the longest short form, in bytes.
 const maxGrant = 1024
@@ -226,10 +183,10 @@ func Find(grants []Grant, c *Call) int {
 	found := -1
 	for i := range grants {
 		g := &grants[i]
-		if found >= 0 && g.Budget.Calls > 0 || !g.Covers(c) || g.Where.check(c) != nil {
+		if found >= 0 && g.Budget.Limits() || !g.Covers(c) || g.Where.check(c) != nil {
 			continue
 		}
-		if g.Budget.Calls == 0 {
+		if !g.Budget.Limits() {
 			return i
 		}
 		found = i
@@ -246,15 +203,23 @@ func (g Grant) Within(ceiling Grant) error {
 	if err := g.Where.within(ceiling.Where); err != nil {
 		return Errorf(Invalid, "%s: %s", g, AsError(err).Message)
 	}
-	switch most := ceiling.Budget.Calls; {
-	case most == 0:
-		return nil
-	case g.Budget.Calls == 0:
-		return Errorf(Invalid, "%s needs the budget it is given with; add budget: {calls: %d} or less", g, most)
-	case g.Budget.Calls > most:
-		return Errorf(Invalid, "%s may have a budget of at most %d calls", g, most)
+	if why := g.Budget.within(&ceiling.Budget); why != "" {
+		return Errorf(Invalid, "%s %s", g, why)
 	}
 	return nil
+}
+
+// Facts are the arguments that g's conditions and sums are about, each with the
+// type that those can hold for; sorted, each once, all soft. One that they say
+// no type of is left out.
+func (g *Grant) Facts() []Fact {
+	facts := g.Where.Facts()
+	for _, limit := range g.Budget.Sum {
+		facts = slices.DeleteFunc(facts, func(f Fact) bool { return f.Name == limit.Argument })
+		facts = append(facts, Fact{Name: limit.Argument, Type: FactDecimal, Soft: true})
+	}
+	slices.SortFunc(facts, func(a, b Fact) int { return strings.Compare(a.Name, b.Name) })
+	return facts
 }
 
 // covered reports whether every action that fits g's pattern fits ceiling's.
@@ -330,7 +295,7 @@ func within(g Grant, ceiling []Grant) (Grant, error) {
 
 // cutFrom lets g go on with the count of the grant it was cut from.
 func (g Grant) cutFrom(c Grant) Grant {
-	if c.Budget.Calls == 0 {
+	if !c.Budget.Limits() {
 		return g
 	}
 	if g.Budget.Of = c.Key(); g.Budget.Of == g.ownKey() {
@@ -372,8 +337,8 @@ func (g Grant) and(c Grant) (Grant, error) {
 		return Grant{}, err
 	}
 	g.Where = where
-	if most := c.Budget.Calls; most > 0 && (g.Budget.Calls == 0 || g.Budget.Calls > most) {
-		g.Budget.Calls = most
+	if g.Budget = g.Budget.and(&c.Budget); len(g.Budget.Sum) > maxSums {
+		return Grant{}, Errorf(Invalid, "%s has more than %d sums to put together; ask for less at once", g, maxSums)
 	}
 	return g.cutFrom(c), nil
 }

@@ -15,10 +15,11 @@ const maxGrantObject = 64 << 10
 
 // ParseGrantObject reads the long form,
 //
-//	{"type":"mayfly_grant","grant":"kind:target:action","where":{…},"budget":{"calls":N}}
+//	{"type":"mayfly_grant","grant":"kind:target:action","where":{…},"budget":{"calls":N,"sum":{"amount":2000},"rate":{"calls":5,"per":"1m"}}}
 //
-// of which where and budget may be left out. Anything else in it, an operator
-// that is not known and a name given twice are errors of kind Invalid.
+// of which where and budget may be left out, and of budget any member but one.
+// Anything else in it, an operator that is not known and a name given twice are
+// errors of kind Invalid.
 func ParseGrantObject(object []byte) (Grant, error) {
 	if len(object) > maxGrantObject {
 		return Grant{}, Errorf(TooLarge, "a grant is longer than %d bytes", maxGrantObject)
@@ -65,37 +66,6 @@ func grantOf(v *value) (Grant, error) {
 	return g, nil
 }
 
-func parseBudget(v *value) (Budget, error) {
-	if v.kind != '{' || len(v.items) == 0 {
-		return Budget{}, Errorf(Invalid, "budget must be an object, such as {calls: 10}")
-	}
-	var b Budget
-	for i, name := range v.names {
-		item := &v.items[i]
-		switch name {
-		case "calls":
-			n, ok := item.number.count(maxSafeInteger)
-			if item.kind != '0' || !ok || n < 1 {
-				return Budget{}, Errorf(Invalid, "calls in a budget must be a whole number of at least 1")
-			}
-			b.Calls = n
-		case "of":
-			if item.kind != '"' || item.text == "" || len(item.text) > 2*maxGrant {
-				return Budget{}, Errorf(Invalid, "of in a budget must name the grant whose calls are counted")
-			}
-			b.Of = item.text
-		case "sum", "rate":
-			return Budget{}, Errorf(Invalid, "this version does not enforce %s in a budget and will not pretend to; use calls", name)
-		default:
-			return Budget{}, Errorf(Invalid, "a budget has no member %q; use calls", name)
-		}
-	}
-	if b.Calls == 0 {
-		return Budget{}, Errorf(Invalid, "a budget needs calls, such as {calls: 10}")
-	}
-	return b, nil
-}
-
 // MarshalJSON writes the short form as a string, or the long form where g is
 // limited: always in the same way.
 func (g Grant) MarshalJSON() ([]byte, error) {
@@ -109,12 +79,8 @@ func (g Grant) MarshalJSON() ([]byte, error) {
 	if !g.Where.IsZero() {
 		b = g.Where.append(append(b, `,"where":`...))
 	}
-	if g.Budget.Calls > 0 {
-		b = strconv.AppendInt(append(b, `,"budget":{"calls":`...), g.Budget.Calls, 10)
-		if g.Budget.Of != "" {
-			b = appendString(append(b, `,"of":`...), g.Budget.Of)
-		}
-		b = append(b, '}')
+	if g.Budget.Limits() {
+		b = g.Budget.append(append(b, `,"budget":`...))
 	}
 	return append(b, '}'), nil
 }
