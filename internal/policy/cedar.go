@@ -12,24 +12,36 @@ import (
 
 // The entities that policies speak of:
 //
-//	Mayfly::Human::"alice@example.org"     in Mayfly::Group::"…"     {source: String}
-//	Mayfly::Service::"service:ci/…"        in Mayfly::Group::"…"     {source: String}
+//	Mayfly::Human::"alice@example.org"     in Mayfly::Group::"…"     {source: String}, tags: the source's other claims
+//	Mayfly::Service::"service:ci/…"        in Mayfly::Group::"…"     {source: String}, tags: the source's other claims
 //	Mayfly::Agent::"spiffe://…/agent/…"    in Mayfly::Profile::"…"   {profile, task: String, verified: Bool}
 //	Mayfly::Profile::"invoice-agent"                                 {owner, risk: String}
 //	Mayfly::Tool::"bank/pay_invoice"       in Mayfly::Target::"bank" {target, name: String}
 //	Mayfly::Route::"orders/GET:/v1/orders" in Mayfly::Target::"orders" {target, method, path: String}
 //	Mayfly::Target::"bank"                                           {kind: String}
 //
-// The actions are Mayfly::Action::"use" on a Tool or Route and
-// Mayfly::Action::"delegate" on each thing that is granted: a Tool or Route, or
-// the Target where the grant is a pattern. The context is
+// The actions are
+//
+//	use       a Human, Service or Agent on a Tool or Route
+//	delegate  the same on each thing that is granted: a Tool or Route, or the Target where the grant is a pattern
+//	approve   a Human on what another's approval is asked for: a Tool or Route, or a Target
+//	read      a Human or Service on the Agent whose task it is
+//	revoke    the same
+//
+// The context is
 //
 //	purpose    String
 //	chain      {root: String, human?: Human, service?: Service, profiles: Set<Profile>}
 //	depth      Long: levels below the root task
-//	risk       String: low, medium or high, of the task that acts or is opened
+//	risk       String: low, medium or high, of the task that acts, is opened or is asked about
 //	time       datetime
 //	source_ip? ipaddr: where the request came from, if from a network
+//
+// and of use also
+//
+//	arguments  a record of the declared facts, each optional
+//	labels     Set<String>: of the resource
+//	seen       Set<String>: labels that any task under the same root task has touched before
 const (
 	typeHuman   cedar.EntityType = "Mayfly::Human"
 	typeService cedar.EntityType = "Mayfly::Service"
@@ -45,26 +57,46 @@ const (
 var (
 	actionUse      = cedar.NewEntityUID(typeAction, "use")
 	actionDelegate = cedar.NewEntityUID(typeAction, "delegate")
+	actionApprove  = cedar.NewEntityUID(typeAction, "approve")
+	actionRead     = cedar.NewEntityUID(typeAction, "read")
+	actionRevoke   = cedar.NewEntityUID(typeAction, "revoke")
 )
 
 // world is the entities and the context of one question. An entity is made when
-// a policy asks about it: most ask about few.
+// a policy asks about it: most ask about few. So is the context.
 type world struct {
 	trustDomain string
-	context     cedar.Record
-	subject     mayfly.Subject
-	root        cedar.EntityUID
+	now         time.Time
+	sourceIP    string
+	purpose     mayfly.Purpose
+	depth       int
+	risk        string // of the profile in question
 	chain       []Link // with the profile that is being opened, if one is, last and without a task
-	kind        string // of the resource, as in a grant
-	target      string
-	action      string // "" where the resource is the target
-	resource    cedar.EntityUID
+	subject     mayfly.Subject
+	root        being
+	asking      *mayfly.Subject // who asks, where it is not the root or an agent
+	saw         *sight          // of a call
+
+	kind     string // of the resource, as in a grant
+	target   string
+	action   string // "" where the resource is the target
+	resource being
+
+	made    bool
+	context cedar.Record
 }
 
-func (q *Question) world() *world {
+// sight is what policies see of a call beside what it acts on.
+type sight struct {
+	facts        mayfly.Facts
+	labels, seen []string
+}
+
+func (q *Question) world(saw *sight) *world {
 	acting := q.Chain[len(q.Chain)-1]
-	w := newWorld(acting.Task.Root, q.Chain, q.TrustDomain)
-	w.setContext(acting.Task.Purpose, acting.Task.Depth, acting.Profile, q.Now, q.SourceIP)
+	w := newWorld(acting.Task.Root, q.Chain, acting.Profile)
+	w.trustDomain, w.now, w.sourceIP = q.TrustDomain, q.Now, q.SourceIP
+	w.purpose, w.depth, w.saw = acting.Task.Purpose, acting.Task.Depth, saw
 	w.on(q.Call.Kind, q.Call.Target, q.Call.Action)
 	return w
 }
@@ -75,19 +107,39 @@ func (q *OpenQuestion) world() *world {
 		depth = q.Parent[n-1].Task.Depth + 1
 	}
 	chain := append(append(make([]Link, 0, len(q.Parent)+1), q.Parent...), Link{Profile: q.Profile})
-	w := newWorld(q.Root, chain, q.TrustDomain)
-	w.setContext(q.Purpose, depth, q.Profile, q.Now, q.SourceIP)
+	w := newWorld(q.Root, chain, q.Profile)
+	w.trustDomain, w.now, w.sourceIP = q.TrustDomain, q.Now, q.SourceIP
+	w.purpose, w.depth = q.Purpose, depth
 	return w
 }
 
-func newWorld(root mayfly.Subject, chain []Link, trustDomain string) *world {
+// newWorld is one without a resource. The risk of a profile that is gone is the
+// highest.
+func newWorld(root mayfly.Subject, chain []Link, p *mayfly.Profile) *world {
+	w := &world{subject: root, root: person(root), chain: chain, risk: string(mayfly.RiskHigh)}
+	if p != nil {
+		w.risk = string(p.Risk)
+	}
+	return w
+}
+
+// person is a human or service and its groups.
+func person(s mayfly.Subject) being {
 	kind := typeHuman
-	if root.Kind != mayfly.Human {
+	if s.Kind != mayfly.Human {
 		kind = typeService
 	}
-	return &world{
-		trustDomain: trustDomain, subject: root, chain: chain,
-		root: cedar.NewEntityUID(kind, cedar.String(root.ID)),
+	b := being{uid: cedar.NewEntityUID(kind, cedar.String(s.ID))}
+	for _, g := range s.Groups {
+		b.in = append(b.in, cedar.NewEntityUID(typeGroup, cedar.String(g)))
+	}
+	return b
+}
+
+func (w *world) agent(t *mayfly.Task) being {
+	return being{
+		uid: cedar.NewEntityUID(typeAgent, cedar.String(mayfly.AgentID(w.trustDomain, t.Profile, t.ID))),
+		in:  []cedar.EntityUID{profileUID(t.Profile)},
 	}
 }
 
@@ -98,7 +150,10 @@ func (w *world) on(kind, target, action string) {
 	if kind == "http" {
 		of = typeRoute
 	}
-	w.resource = cedar.NewEntityUID(of, cedar.String(target+"/"+action))
+	w.resource = being{
+		uid: cedar.NewEntityUID(of, cedar.String(target+"/"+action)),
+		in:  []cedar.EntityUID{cedar.NewEntityUID(typeTarget, cedar.String(target))},
+	}
 }
 
 // onGrant makes the resource what a grant is about: one tool or route, or else
@@ -106,7 +161,7 @@ func (w *world) on(kind, target, action string) {
 func (w *world) onGrant(g *mayfly.Grant) {
 	if strings.HasSuffix(g.Action, "*") || g.Kind == "http" && strings.HasPrefix(g.Action, "*:") {
 		w.kind, w.target, w.action = g.Kind, g.Target, ""
-		w.resource = cedar.NewEntityUID(typeTarget, cedar.String(g.Target))
+		w.resource = being{uid: cedar.NewEntityUID(typeTarget, cedar.String(g.Target))}
 		return
 	}
 	w.on(g.Kind, g.Target, g.Action)
@@ -117,36 +172,40 @@ func (w *world) onGrant(g *mayfly.Grant) {
 func (w *world) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
 	switch uid.Type {
 	case typeHuman, typeService:
-		if uid != w.root {
-			return cedar.Entity{}, false
+		if w.asking != nil {
+			if b := person(*w.asking); b.uid == uid {
+				return subject(b, w.asking)
+			}
 		}
-		groups := make([]cedar.EntityUID, len(w.subject.Groups))
-		for i, g := range w.subject.Groups {
-			groups[i] = cedar.NewEntityUID(typeGroup, cedar.String(g))
+		if uid == w.root.uid {
+			return subject(w.root, &w.subject)
 		}
-		return entity(uid, groups, cedar.RecordMap{"source": cedar.String(w.subject.Source)})
 	case typeAgent:
-		for _, l := range w.chain {
-			if l.Task != nil && w.agent(l.Task) == uid {
-				return entity(uid, []cedar.EntityUID{profileUID(l.Task.Profile)}, cedar.RecordMap{
-					"profile":  cedar.String(l.Task.Profile),
-					"task":     cedar.String(l.Task.ID),
-					"verified": cedar.Boolean(l.Task.Agent.Verified),
+		for i := range w.chain {
+			t := w.chain[i].Task
+			if t == nil {
+				continue
+			}
+			if b := w.agent(t); b.uid == uid {
+				return entity(b, cedar.RecordMap{
+					"profile":  cedar.String(t.Profile),
+					"task":     cedar.String(t.ID),
+					"verified": cedar.Boolean(t.Agent.Verified),
 				})
 			}
 		}
 	case typeProfile:
-		for _, l := range w.chain {
-			if l.Profile != nil && l.Profile.Name == string(uid.ID) {
-				return entity(uid, nil, cedar.RecordMap{"owner": cedar.String(l.Profile.Owner), "risk": cedar.String(l.Profile.Risk)})
+		for i := range w.chain {
+			if p := w.chain[i].Profile; p != nil && p.Name == string(uid.ID) {
+				return entity(being{uid: uid}, cedar.RecordMap{"owner": cedar.String(p.Owner), "risk": cedar.String(p.Risk)})
 			}
 		}
 	case typeTarget:
-		if string(uid.ID) == w.target {
-			return entity(uid, nil, cedar.RecordMap{"kind": cedar.String(w.kind)})
+		if w.target != "" && string(uid.ID) == w.target {
+			return entity(being{uid: uid}, cedar.RecordMap{"kind": cedar.String(w.kind)})
 		}
 	case typeTool, typeRoute:
-		if uid != w.resource {
+		if uid != w.resource.uid {
 			return cedar.Entity{}, false
 		}
 		attributes := cedar.RecordMap{"target": cedar.String(w.target)}
@@ -156,49 +215,103 @@ func (w *world) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
 			method, path, _ := strings.Cut(w.action, ":")
 			attributes["method"], attributes["path"] = cedar.String(method), cedar.String(path)
 		}
-		return entity(uid, []cedar.EntityUID{cedar.NewEntityUID(typeTarget, cedar.String(w.target))}, attributes)
+		return entity(w.resource, attributes)
 	}
 	return cedar.Entity{}, false
 }
 
-func entity(uid cedar.EntityUID, parents []cedar.EntityUID, attributes cedar.RecordMap) (cedar.Entity, bool) {
-	return cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(parents...), Attributes: cedar.NewRecord(attributes)}, true
+func subject(b being, s *mayfly.Subject) (cedar.Entity, bool) {
+	e, ok := entity(b, cedar.RecordMap{"source": cedar.String(s.Source)})
+	if len(s.Claims) > 0 {
+		tags := make(cedar.RecordMap, len(s.Claims))
+		for name, value := range s.Claims {
+			tags[cedar.String(name)] = cedar.String(value)
+		}
+		e.Tags = cedar.NewRecord(tags)
+	}
+	return e, ok
+}
+
+func entity(b being, attributes cedar.RecordMap) (cedar.Entity, bool) {
+	return cedar.Entity{UID: b.uid, Parents: cedar.NewEntityUIDSet(b.in...), Attributes: cedar.NewRecord(attributes)}, true
 }
 
 func profileUID(name string) cedar.EntityUID {
 	return cedar.NewEntityUID(typeProfile, cedar.String(name))
 }
 
-func (w *world) agent(t *mayfly.Task) cedar.EntityUID {
-	return cedar.NewEntityUID(typeAgent, cedar.String(mayfly.AgentID(w.trustDomain, t.Profile, t.ID)))
-}
-
-func (w *world) setContext(purpose mayfly.Purpose, depth int, p *mayfly.Profile, now time.Time, sourceIP string) {
+// record is the context, made when it is first asked for.
+func (w *world) record() cedar.Record {
+	if w.made {
+		return w.context
+	}
 	profiles := make([]cedar.Value, 0, len(w.chain))
-	for _, l := range w.chain {
-		if l.Profile != nil {
-			profiles = append(profiles, profileUID(l.Profile.Name))
+	for i := range w.chain {
+		if p := w.chain[i].Profile; p != nil {
+			profiles = append(profiles, profileUID(p.Name))
 		}
 	}
-	links := cedar.RecordMap{"root": w.root.ID, "profiles": cedar.NewSet(profiles...)}
-	if w.root.Type == typeHuman {
-		links["human"] = w.root
+	links := cedar.RecordMap{"root": w.root.uid.ID, "profiles": cedar.NewSet(profiles...)}
+	if w.root.uid.Type == typeHuman {
+		links["human"] = w.root.uid
 	} else {
-		links["service"] = w.root
+		links["service"] = w.root.uid
 	}
 	context := cedar.RecordMap{
-		"purpose": cedar.String(purpose.Text),
+		"purpose": cedar.String(w.purpose.Text),
 		"chain":   cedar.NewRecord(links),
-		"depth":   cedar.Long(depth),
-		"time":    cedar.NewDatetime(now),
+		"depth":   cedar.Long(w.depth),
+		"risk":    cedar.String(w.risk),
+		"time":    cedar.NewDatetime(w.now),
 	}
-	if p != nil {
-		context["risk"] = cedar.String(p.Risk)
-	}
-	if ip, ok := address(sourceIP); ok {
+	if ip, ok := address(w.sourceIP); ok {
 		context["source_ip"] = ip
 	}
-	w.context = cedar.NewRecord(context)
+	if w.saw != nil {
+		context["arguments"] = factRecord(w.saw.facts)
+		context["labels"], context["seen"] = texts(w.saw.labels), texts(w.saw.seen)
+	}
+	w.context, w.made = cedar.NewRecord(context), true
+	return w.context
+}
+
+// factRecord gives facts to policies, each in its type and without loss.
+func factRecord(facts mayfly.Facts) cedar.Record {
+	if len(facts) == 0 {
+		return cedar.Record{}
+	}
+	record := make(cedar.RecordMap, len(facts))
+	for name, f := range facts {
+		var v cedar.Value
+		switch f.Type {
+		case mayfly.FactString:
+			v = cedar.String(f.String)
+		case mayfly.FactLong:
+			v = cedar.Long(f.Long)
+		case mayfly.FactBool:
+			v = cedar.Boolean(f.Bool)
+		case mayfly.FactStrings:
+			v = texts(f.Strings)
+		case mayfly.FactDecimal:
+			d, err := cedar.NewDecimal(f.Decimal, -4)
+			if err != nil {
+				panic("a fact is no decimal of Cedar's: " + name) // refuses
+			}
+			v = d
+		default:
+			panic("a fact without a type: " + name) // refuses
+		}
+		record[cedar.String(name)] = v
+	}
+	return cedar.NewRecord(record)
+}
+
+func texts(list []string) cedar.Set {
+	values := make([]cedar.Value, len(list))
+	for i, s := range list {
+		values[i] = cedar.String(s)
+	}
+	return cedar.NewSet(values...)
 }
 
 // address reads an IP address, with or without a port.
@@ -213,44 +326,4 @@ func address(s string) (cedar.IPAddr, bool) {
 	}
 	ip = ip.Unmap().WithZone("")
 	return cedar.IPAddr(netip.PrefixFrom(ip, ip.BitLen())), true
-}
-
-// askRoot asks whether the root itself may: without a permit it may not.
-func (w *world) askRoot(s *Set, action cedar.EntityUID, d *mayfly.Decision) bool {
-	a := s.ask(w, cedar.Request{Principal: w.root, Action: action, Resource: w.resource, Context: w.context})
-	what := " " + string(action.ID) + " " + string(w.resource.ID)
-	next := &mayfly.Next{Action: "none", Detail: "ask the operator for a policy that permits it, or do without"}
-	switch {
-	case len(a.erred) > 0:
-		return erred(d, mayfly.TermDelegator, a.erred)
-	case a.forbidden:
-		d.Policies = a.by
-		return refuse(d, mayfly.TermDelegator, "the delegator may not"+what+" itself: "+named(a.by)+" forbids it", next)
-	case !a.permitted:
-		return refuse(d, mayfly.TermDelegator, "the delegator may not"+what+" itself: no policy permits it", next)
-	}
-	d.Policies = a.by
-	return true
-}
-
-// askAgent asks the guardrails of a task. Its grants already bound it, so it
-// starts from a permit: only a forbid, or an error, refuses.
-func (w *world) askAgent(s *Set, action cedar.EntityUID, l *Link, d *mayfly.Decision) bool {
-	a := s.ask(w, cedar.Request{Principal: w.agent(l.Task), Action: action, Resource: w.resource, Context: w.context})
-	switch {
-	case len(a.erred) > 0:
-		return erred(d, mayfly.TermPolicy, a.erred)
-	case a.forbidden:
-		d.Policies = a.by
-		return refuse(d, mayfly.TermPolicy, named(a.by)+" forbids an agent to "+string(action.ID)+" "+string(w.resource.ID),
-			&mayfly.Next{Action: "none", Detail: "find another way, or ask the operator about the policy"})
-	}
-	d.Policies = append(d.Policies, a.by...)
-	return true
-}
-
-func erred(d *mayfly.Decision, term mayfly.Term, ids []string) bool {
-	d.Policies = ids
-	return refuse(d, term, named(ids)+" could not be evaluated, and a policy that errs refuses",
-		&mayfly.Next{Action: "none", Detail: "tell the operator that the policy must be corrected"})
 }

@@ -29,19 +29,24 @@ type OpenQuestion struct {
 }
 
 // DecideOpen asks the terms of q in their order; the first that refuses is
-// named, with the OAuth error code that fits it. How many children a task has is
+// named, with the OAuth error code that fits it. Where only a forbid with
+// @approval stands against it, the answer is needs-approval. How many children a task has is
 // not asked here: that is counted where the child is written.
 func DecideOpen(q *OpenQuestion) (permit *Permit, d mayfly.Decision) {
 	defer refuseOnPanic(&permit, &d, q.Decision, q.Bundle)
 	d = denial(q.Decision, q.Bundle)
-	if !q.decide(&d) {
+	var lifts wants
+	if !q.decide(&d, &lifts) {
+		return nil, d
+	}
+	if _, ok := approved(&d, &lifts, q.Approved, "the same request"); !ok {
 		return nil, d
 	}
 	allow(&d)
 	return &Permit{decision: q.Decision, issues: !q.DelegateOnly}, d
 }
 
-func (q *OpenQuestion) decide(d *mayfly.Decision) bool {
+func (q *OpenQuestion) decide(d *mayfly.Decision, lifts *wants) bool {
 	// RFC 8693 section 2.2.2, until a term says otherwise: a token that is not
 	// acceptable is invalid_request.
 	d.Code = "invalid_request"
@@ -51,7 +56,7 @@ func (q *OpenQuestion) decide(d *mayfly.Decision) bool {
 	if q.Profile == nil {
 		return refuse(d, mayfly.TermProfile, "there is no such profile", &mayfly.Next{Action: "none", Detail: "ask the operator which profile to use"})
 	}
-	if !q.delegatorFits(d) || !q.profileFits(d) || !q.parentFits(d) {
+	if !q.delegatorFits(d, lifts) || !q.profileFits(d) || !q.parentFits(d) {
 		return false
 	}
 	d.Code = ""
@@ -61,7 +66,7 @@ func (q *OpenQuestion) decide(d *mayfly.Decision) bool {
 	w := q.world()
 	for i := range q.Grants {
 		w.onGrant(&q.Grants[i])
-		if !w.askAgent(q.Policies, actionDelegate, &q.Parent[len(q.Parent)-1], d) {
+		if !w.askAgent(q.Policies, actionDelegate, &q.Parent[len(q.Parent)-1], d, lifts) {
 			return false
 		}
 	}
@@ -70,7 +75,7 @@ func (q *OpenQuestion) decide(d *mayfly.Decision) bool {
 
 // delegatorFits: the profile accepts who delegates, and where Cedar says what
 // the root may do, it may delegate every grant.
-func (q *OpenQuestion) delegatorFits(d *mayfly.Decision) bool {
+func (q *OpenQuestion) delegatorFits(d *mayfly.Decision, lifts *wants) bool {
 	if len(q.Parent) > 0 {
 		if above := q.Parent[0].Task.Root; above.Kind != q.Root.Kind || above.ID != q.Root.ID {
 			return refuse(d, mayfly.TermDelegator, "delegation mismatch: the delegating task works for somebody else",
@@ -93,7 +98,7 @@ func (q *OpenQuestion) delegatorFits(d *mayfly.Decision) bool {
 	w := q.world()
 	for i := range q.Grants {
 		w.onGrant(&q.Grants[i])
-		if !w.askRoot(q.Policies, actionDelegate, d) {
+		if !w.askRoot(q.Policies, actionDelegate, d, lifts) {
 			d.Code = ""
 			return false
 		}
@@ -182,13 +187,9 @@ func (q *OpenQuestion) parentFits(d *mayfly.Decision) bool {
 
 // within asks whether everything granted is within a ceiling.
 func (q *OpenQuestion) within(ceiling []mayfly.Grant, term mayfly.Term, whose string, d *mayfly.Decision) bool {
-	if len(q.Grants) == 0 {
+	if !withinAll(q.Grants, ceiling, term, whose, d) {
 		d.Code = "invalid_scope"
-		return refuse(d, term, "nothing was asked for", &mayfly.Next{Action: "retry", Detail: "say what the task needs"})
-	}
-	if err := mayfly.Within(q.Grants, ceiling); err != nil {
-		d.Code = "invalid_scope"
-		return refuse(d, term, whose+" has less: "+mayfly.AsError(err).Message, &mayfly.Next{Action: "retry", Detail: "ask for less"})
+		return false
 	}
 	return true
 }

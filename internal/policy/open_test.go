@@ -145,7 +145,7 @@ func TestOpeningBelowATask(t *testing.T) {
 			q.Policies = policies(t, `forbid(principal in Mayfly::Profile::"middle", action == Mayfly::Action::"delegate", resource == Mayfly::Tool::"bank/pay_invoice") when { context.depth == 2 && context.chain.profiles.contains(Mayfly::Profile::"leaf") };`)
 		}, mayfly.TermPolicy, ""},
 		"guardrail that errs": {func(q *policy.OpenQuestion) {
-			q.Policies = policies(t, `forbid(principal, action, resource) when { context.nothing };`)
+			q.Policies = policies(t, `forbid(principal, action, resource) when { 9223372036854775807 + context.depth == 1 };`)
 		}, mayfly.TermPolicy, ""},
 		"root asked for one above": {func(q *policy.OpenQuestion) { q.Parent[0].Profile.Authority = mayfly.AuthorityPolicy }, mayfly.TermDelegator, ""},
 	} {

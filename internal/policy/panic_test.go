@@ -24,8 +24,10 @@ func TestAPanicRefuses(t *testing.T) {
 		Decision: "dec_1", Bundle: "b", Now: now, TokenWhole: true,
 		Call:     mayfly.Call{Kind: "mcp", Target: "bank", Action: "pay"},
 		Chain:    []Link{{task, profile}},
-		Policies: &Set{policies: []entry{{id: "whole", policy: parsed(t)}, {id: "broken"}}},
+		Policies: &Set{policies: []entry{{id: "whole", policy: parsed(t)}, {id: "broken", policy: parsed(t)}}},
 	}
+	q.Policies.index()
+	q.Policies.policies[1].policy = nil
 	permit, d, _ := Decide(q)
 	if permit != nil || d.Verdict != mayfly.Deny || d.Term != mayfly.TermPolicy || len(d.Policies) != 1 || d.Policies[0] != "broken" {
 		t.Errorf("permit %v, %+v; want a denial that names the policy", permit, d)
@@ -34,7 +36,7 @@ func TestAPanicRefuses(t *testing.T) {
 
 func parsed(t *testing.T) *cedar.Policy {
 	t.Helper()
-	list, err := cedar.NewPolicyListFromBytes("p.cedar", []byte(`permit(principal, action, resource);`))
+	list, err := cedar.NewPolicyListFromBytes("p.cedar", []byte(`forbid(principal is Mayfly::Agent, action, resource) when { context.depth == 99 };`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,10 +101,40 @@ func misused(how string) error {
 
 // spends counts what an allow costs while its terms are asked: against the task
 // that acts, and those above it.
-type spends struct{ own, above spendList }
+type spends struct {
+	own, above spendList
+	unread     string // why an amount is not known
+}
 
 // rootFirst is the order in which counters are taken.
 func (s *spends) rootFirst() []Spend { return append(s.above, s.own...) }
+
+// read finds what the call adds to each sum. An amount is a number of at least 0
+// with at most four decimals, and is there.
+func (s *spends) read(c *mayfly.Call) {
+	for _, list := range []spendList{s.own, s.above} {
+		for i := range list {
+			if list[i].Kind != SpendSum {
+				continue
+			}
+			name := list[i].Argument
+			facts, err := mayfly.ReadFacts([]mayfly.Fact{{Name: name, Type: mayfly.FactDecimal}}, c)
+			amount, given := facts[name]
+			switch {
+			case err != nil:
+				s.unread = mayfly.AsError(err).Message
+			case !given:
+				s.unread = "the argument " + name + " is missing; it must be a number of at least 0"
+			case amount.Decimal < 0:
+				s.unread = "the argument " + name + " must be a number of at least 0"
+			default:
+				list[i].Amount = amount.Decimal
+				continue
+			}
+			return
+		}
+	}
+}
 
 type spendList []Spend
 
@@ -118,16 +148,31 @@ func (l *spendList) find(grants []mayfly.Grant, t *mayfly.Task, c *mayfly.Call) 
 		return false
 	}
 	g := &grants[i]
-	if g.Budget.Calls == 0 {
+	if !g.Budget.Limits() {
 		return true
 	}
-	s := Spend{Task: t.ID, Grant: g.Key(), Kind: SpendCalls, Max: g.Budget.Calls}
+	key := g.Key()
+	if g.Budget.Calls > 0 {
+		l.add(Spend{Task: t.ID, Grant: key, Kind: SpendCalls, Max: g.Budget.Calls})
+	}
+	for _, sum := range g.Budget.Sum {
+		l.add(Spend{Task: t.ID, Grant: key, Kind: SpendSum, Argument: sum.Argument, Max: sum.Max})
+	}
+	if rate := g.Budget.Rate; rate.Calls > 0 {
+		l.add(Spend{Task: t.ID, Grant: key, Kind: SpendRate, Max: rate.Calls, Per: rate.Per})
+	}
+	return true
+}
+
+// add counts s, or lowers the limit of what is the same count: never more calls,
+// nor in a shorter span, than either allows.
+func (l *spendList) add(s Spend) {
 	for i := range *l {
-		if have := &(*l)[i]; have.Task == s.Task && have.Grant == s.Grant {
-			have.Max = min(have.Max, s.Max)
-			return true
+		have := &(*l)[i]
+		if have.Task == s.Task && have.Grant == s.Grant && have.Kind == s.Kind && have.Argument == s.Argument {
+			have.Max, have.Per = min(have.Max, s.Max), max(have.Per, s.Per)
+			return
 		}
 	}
 	*l = append(*l, s)
-	return true
 }

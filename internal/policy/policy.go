@@ -7,7 +7,6 @@
 package policy
 
 import (
-	"strings"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
@@ -39,24 +38,29 @@ type Link struct {
 }
 
 // Decide asks the terms of q in their order; the first that refuses is named.
-// The budget is not asked here: what an allow spends is in the permit, to be
-// taken in the commit that records it.
+// Of the budget only what this call adds to a sum is asked here: what an allow
+// spends is in the permit, to be taken in the commit that records it. A human's
+// yes is asked for last, so that nobody is asked about a call that something
+// else refuses.
 //
 // The permit is nil unless the decision is an allow. Nothing that goes wrong in
-// here allows anything.
-//
-// The snapshot is what the policies saw; nil where a term before them refused
-// that looks at neither grants nor policies.
-func Decide(q *Question) (permit *Permit, d mayfly.Decision, seen *mayfly.Snapshot) {
-	defer refuseOnPanic(&permit, &d, q.Decision, q.Bundle)
+// here allows anything. The snapshot is what the policies saw, kept so that the
+// call can be decided again; nil where the task or the token refused before.
+func Decide(q *Question) (permit *Permit, d mayfly.Decision, snap *mayfly.Snapshot) {
+	defer func() {
+		if r := recover(); r != nil {
+			permit, d, snap = nil, broken(&d, q.Decision, q.Bundle), nil
+		}
+	}()
 	d = denial(q.Decision, q.Bundle)
 	var s spends
-	if !q.decide(&d, &s) {
-		return nil, d, nil
+	snap, ok := q.decide(&d, &s)
+	if !ok {
+		return nil, d, snap
 	}
-	permit = &Permit{question: q, decision: q.Decision, call: callOf(q), spends: s.rootFirst()}
+	permit = &Permit{question: q, decision: q.Decision, call: callOf(q), spends: s.rootFirst(), labels: snap.Labels}
 	allow(&d)
-	return permit, d, nil
+	return permit, d, snap
 }
 
 // denial is what a decision is until every term has allowed.
@@ -65,28 +69,97 @@ func denial(id, bundle string) mayfly.Decision {
 }
 
 func allow(d *mayfly.Decision) {
-	d.Verdict, d.Term, d.Code, d.Reason = mayfly.Allow, "", "", ""
+	d.Verdict, d.Term, d.Code, d.Reason, d.Next = mayfly.Allow, "", "", "", nil
 }
 
 // decide asks the terms; false is a refusal, written into d. What the allow
 // costs is counted in s.
-func (q *Question) decide(d *mayfly.Decision, s *spends) bool {
+func (q *Question) decide(d *mayfly.Decision, s *spends) (*mayfly.Snapshot, bool) {
 	if len(q.Chain) == 0 || !live(q.Chain, q.Now, d) {
-		return false
+		return nil, false
 	}
 	acting := &q.Chain[len(q.Chain)-1]
 	if !q.TokenWhole && !s.own.find(q.Token, acting.Task, &q.Call) {
 		action, detail := q.wayTo(acting)
-		return q.miss(d, mayfly.TermToken, "this token does not carry it", q.Token, action, detail)
+		return nil, q.miss(d, mayfly.TermToken, "this token does not carry it", q.Token, action, detail)
 	}
+	saw, unread := q.sight()
+	snap := &mayfly.Snapshot{V: 1, Facts: saw.facts, Labels: saw.labels, Seen: saw.seen}
+	// What the grants say is kept with a refusal by the delegator's rights too:
+	// whoever decides again under other policies must know it.
+	granted := *d
+	snap.Granted = q.granted(&granted, s)
+	w := q.world(saw)
+
 	if !accepted(q.Chain, d) {
-		return false
+		return snap, false
 	}
+	var ofRoot, ofAgent wants
 	if rootIsAsked(q.Chain) {
-		if !q.world().askRoot(q.Policies, actionUse, d) {
-			return false
+		if unread != "" {
+			return snap, refuse(d, mayfly.TermDelegator, "the delegator's own rights cannot be decided: "+unread, mendArguments())
+		}
+		snap.Root = true
+		if !w.askRoot(q.Policies, actionUse, d, &ofRoot) {
+			return snap, false
 		}
 	}
+	if !snap.Granted {
+		granted.Policies = d.Policies
+		*d = granted
+		return snap, false
+	}
+	if !q.toolFits(d) {
+		return snap, false
+	}
+
+	observed := q.observed()
+	refused := *d
+	if !q.guardrails(w, unread, &refused, &ofAgent) {
+		if !observed {
+			*d = refused
+			return snap, false
+		}
+		d.Observed = append(d.Observed, mayfly.TermPolicy)
+		d.Policies = join(d.Policies, refused.Policies)
+	} else {
+		d.Policies = refused.Policies
+	}
+	if s.unread != "" {
+		return snap, refuse(d, mayfly.TermBudget, "what this call adds to a budget is not known: "+s.unread, mendArguments())
+	}
+	if observed {
+		if open, _ := ofAgent.open(q.Approved); len(open) > 0 {
+			d.Observed = append(d.Observed, mayfly.TermApproval)
+			d.Policies = join(d.Policies, ofAgent.policies)
+			ofAgent = wants{}
+		}
+	}
+	ofRoot.join(ofAgent)
+	var ok bool
+	snap.Lifted, ok = approved(d, &ofRoot, q.Approved, "the same call")
+	return snap, ok
+}
+
+// sight is what policies see of the call, and why a fact that they are promised
+// cannot be read.
+func (q *Question) sight() (saw *sight, unread string) {
+	saw = &sight{seen: q.Seen}
+	if q.Target == nil {
+		return saw, ""
+	}
+	saw.labels = q.Target.LabelsOf(&q.Call, q.Pin)
+	facts, err := mayfly.ReadFacts(q.Target.FactsOf(&q.Call, q.Pin), &q.Call)
+	if err != nil {
+		return saw, mayfly.AsError(err).Message
+	}
+	saw.facts = facts
+	return saw, ""
+}
+
+// granted asks the grants of the profile, the task and all above it.
+func (q *Question) granted(d *mayfly.Decision, s *spends) bool {
+	acting := &q.Chain[len(q.Chain)-1]
 	for i := range q.Chain {
 		if q.Chain[i].Profile == nil {
 			return profileGone(q.Chain[i].Task.Profile, d)
@@ -109,10 +182,86 @@ func (q *Question) decide(d *mayfly.Decision, s *spends) bool {
 				"none", changeProfile)
 		}
 	}
-	if q.Policies.empty() {
+	s.read(&q.Call)
+	return true
+}
+
+// toolFits asks whether the tool is still what calls to it are held to.
+func (q *Question) toolFits(d *mayfly.Decision) bool {
+	if q.Pin == nil || q.Pin.Changed == "" && (q.Call.Definition == "" || q.Call.Definition == q.Pin.Hash) {
 		return true
 	}
-	return q.world().askAgent(q.Policies, actionUse, acting, d)
+	return refuse(d, mayfly.TermTool, "the tool "+q.Call.Action+" of "+q.Call.Target+" is not defined any more as it was when it was pinned",
+		&mayfly.Next{Action: "none", Detail: "the operator can accept it with: mayfly pins accept " + q.Call.Target + " " + q.Call.Action})
+}
+
+// observed reports whether the target only observes what guardrails say. What is
+// of high risk is never only observed.
+func (q *Question) observed() bool {
+	if q.Target == nil || !q.Now.Before(q.Target.ObserveUntil) {
+		return false
+	}
+	for i := range q.Chain {
+		if p := q.Chain[i].Profile; p == nil || p.Risk == mayfly.RiskHigh {
+			return false
+		}
+	}
+	return true
+}
+
+// guardrails asks what the policies say of the agent, and the approvals of every
+// profile on the chain: a task above does not lose its own by delegating.
+func (q *Question) guardrails(w *world, unread string, d *mayfly.Decision, lifts *wants) bool {
+	for i := range q.Chain {
+		rules := q.Chain[i].Profile.Approvals
+		for j := range rules {
+			if asksFor(&rules[j], &q.Call) {
+				lifts.add(rules[j].Group, rules[j].ID)
+			}
+		}
+	}
+	if unread != "" {
+		return refuse(d, mayfly.TermPolicy, unread, mendArguments())
+	}
+	return w.askAgent(q.Policies, actionUse, &q.Chain[len(q.Chain)-1], d, lifts)
+}
+
+// asksFor reports whether a rule is about a call. One whose arguments cannot be
+// read, or are of another type than the rule speaks of, is: a target may read
+// more into it than we do.
+func asksFor(rule *mayfly.ApprovalRule, c *mayfly.Call) bool {
+	if !rule.Calls.Covers(c) {
+		return false
+	}
+	if fits, _ := rule.Calls.Allows(*c); fits {
+		return true
+	}
+	for _, name := range rule.Calls.Where.Arguments() {
+		if !readable(mayfly.Fact{Name: name}, c) {
+			return true
+		}
+	}
+	return false
+}
+
+// readable reports whether f's argument is missing or can be read: as f's type,
+// or where f has none, as any.
+func readable(f mayfly.Fact, c *mayfly.Call) bool {
+	as := []mayfly.FactType{f.Type}
+	if f.Type == "" {
+		as = []mayfly.FactType{mayfly.FactString, mayfly.FactDecimal, mayfly.FactLong, mayfly.FactBool, mayfly.FactStrings}
+	}
+	for _, f.Type = range as {
+		f.Soft = false
+		if _, err := mayfly.ReadFacts([]mayfly.Fact{f}, c); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func mendArguments() *mayfly.Next {
+	return &mayfly.Next{Action: "retry", Detail: "change the arguments to what is allowed and send the call again"}
 }
 
 // What can be done about a call that no grant covers.
@@ -235,20 +384,15 @@ func Visible(q *Question) bool {
 
 // refuseOnPanic makes a denial of whatever went wrong.
 func refuseOnPanic(permit **Permit, d *mayfly.Decision, decision, bundle string) {
-	if recover() == nil {
-		return
+	if recover() != nil {
+		*permit, *d = nil, broken(d, decision, bundle)
 	}
-	*permit = nil
-	erring := d.Policies
-	*d = mayfly.Decision{ID: decision, Bundle: bundle, Policies: erring}
-	refuse(d, mayfly.TermPolicy, "the rules could not be evaluated, so the answer is no; tell the operator",
-		&mayfly.Next{Action: "none", Detail: "the operator can look up this decision"})
 }
 
-// named lists policies for a sentence.
-func named(ids []string) string {
-	if len(ids) == 1 {
-		return "the policy " + ids[0]
-	}
-	return "the policies " + strings.Join(ids, ", ")
+// broken is the denial for a decision that went wrong at d.
+func broken(d *mayfly.Decision, decision, bundle string) mayfly.Decision {
+	b := mayfly.Decision{ID: decision, Bundle: bundle, Policies: d.Policies}
+	refuse(&b, mayfly.TermPolicy, "the rules could not be evaluated, so the answer is no; tell the operator",
+		&mayfly.Next{Action: "none", Detail: "the operator can look up this decision"})
+	return b
 }

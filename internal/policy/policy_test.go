@@ -25,7 +25,7 @@ func grants(t testing.TB, array string) []mayfly.Grant {
 	return g
 }
 
-var alice = mayfly.Subject{Kind: mayfly.Human, ID: "alice@example.org", Source: "corp", Groups: []string{"accounts-payable", "staff"}}
+var alice = mayfly.Subject{Kind: mayfly.Human, ID: "alice@example.org", Source: "corp", Groups: []string{"accounts-payable", "staff"}, Claims: map[string]string{"team": "ap"}}
 
 const (
 	listAndPay = `["mcp:bank:list_invoices",{"type":"mayfly_grant","grant":"mcp:bank:pay_invoice","where":{"amount":{"max":500}},"budget":{"calls":10}}]`
@@ -87,7 +87,7 @@ func question(t testing.TB, grant, arguments string, granted ...string) *policy.
 
 func policies(t testing.TB, text string) *policy.Set {
 	t.Helper()
-	s, err := policy.Parse(map[string][]byte{"p.cedar": []byte(text)}, policy.Schema{})
+	s, err := policy.Parse(map[string][]byte{"p.cedar": []byte(text)}, amounts)
 	if err != nil {
 		t.Fatal(err)
 	}
