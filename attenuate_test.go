@@ -353,10 +353,16 @@ func TestPatternsWithinOneAnotherNeverFitMore(t *testing.T) {
 	for _, g := range grants {
 		for _, h := range grants {
 			within := g.Within(h) == nil
+			if within && !g.Meets(h) || g.Meets(h) != h.Meets(g) {
+				t.Errorf("%s and %s: within %v, meet %v and %v", g, h, within, g.Meets(h), h.Meets(g))
+			}
 			for _, c := range calls {
 				call := mayfly.Call{Kind: "http", Target: "t", Action: c}
 				if within && g.Covers(&call) && !h.Covers(&call) {
 					t.Errorf("%s counts as within %s and covers %s, which that does not", g, h, c)
+				}
+				if g.Covers(&call) && h.Covers(&call) && !g.Meets(h) {
+					t.Errorf("%s and %s are said not to meet, and both cover %s", g, h, c)
 				}
 			}
 			for _, k := range grants {

@@ -29,6 +29,22 @@ type Fact struct {
 	Soft bool
 }
 
+// factTypes are all types, in the order in which they are named to people.
+var factTypes = []FactType{FactString, FactDecimal, FactLong, FactBool, FactStrings}
+
+// ParseFact is a declared fact by the name of its argument and its type, which
+// may be "" where the tool's schema is to say it. The error is of kind Invalid.
+func ParseFact(name string, t FactType) (Fact, error) {
+	path, err := parsePath(name)
+	if err != nil || len(name) > 128 {
+		return Fact{}, Errorf(Invalid, "%q is neither the name of an argument nor a JSON Pointer", name)
+	}
+	if t != "" && !slices.Contains(factTypes, t) {
+		return Fact{}, Errorf(Invalid, "%q is not the type of a fact; there are string, decimal, long, bool and strings", t)
+	}
+	return Fact{Name: pathName(path), Type: t}, nil
+}
+
 // Facts are the declared arguments of one call, by name.
 type Facts map[string]FactValue
 

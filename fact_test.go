@@ -121,6 +121,18 @@ func TestAFactIsFoundByNameOrPointer(t *testing.T) {
 	}
 }
 
+func TestParseFact(t *testing.T) {
+	for _, c := range []struct{ name, typ, want string }{
+		{"amount", "decimal", "amount"}, {"/amount", "", "amount"}, {"/to/iban", "string", "/to/iban"}, {"query.q", "strings", "query.q"},
+		{"", "long", ""}, {"/a~2", "long", ""}, {"amount", "float", ""}, {"amount", "Long", ""}, {strings.Repeat("x", 129), "long", ""},
+	} {
+		f, err := mayfly.ParseFact(c.name, mayfly.FactType(c.typ))
+		if f.Name != c.want || f.Type != mayfly.FactType(c.typ) && c.want != "" || f.Soft || (err == nil) != (c.want != "") {
+			t.Errorf("%q %q = %+v, %v", c.name, c.typ, f, err)
+		}
+	}
+}
+
 func drawFact(t *rapid.T) mayfly.FactValue {
 	switch v := (mayfly.FactValue{Type: rapid.SampledFrom([]mayfly.FactType{
 		mayfly.FactString, mayfly.FactDecimal, mayfly.FactLong, mayfly.FactBool, mayfly.FactStrings,

@@ -238,6 +238,30 @@ func (g Grant) covered(ceiling Grant) bool {
 	return narrower(gm, cm) && narrower(gp, cp)
 }
 
+// Meets reports whether some action fits both g's pattern and o's; limits are
+// not looked at.
+func (g Grant) Meets(o Grant) bool {
+	if g.Kind == "" || g.Kind != o.Kind || g.Target != o.Target {
+		return false
+	}
+	if g.Kind != "http" || g.Action == "*" || o.Action == "*" {
+		return meets(g.Action, o.Action)
+	}
+	gm, gp, _ := strings.Cut(g.Action, ":")
+	om, op, _ := strings.Cut(o.Action, ":")
+	return meets(gm, om) && meets(gp, op)
+}
+
+// meets reports whether some text fits both patterns.
+func meets(a, b string) bool {
+	begin, open := strings.CutSuffix(a, "*")
+	other, both := strings.CutSuffix(b, "*")
+	if open && both {
+		return strings.HasPrefix(begin, other) || strings.HasPrefix(other, begin)
+	}
+	return narrower(a, b) || narrower(b, a)
+}
+
 // narrower reports whether every text that fits pattern fits wide.
 func narrower(pattern, wide string) bool {
 	if pattern == "" || wide == "" {
