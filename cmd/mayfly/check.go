@@ -9,13 +9,18 @@ import (
 )
 
 // checkCmd is mayfly check.
-type checkCmd struct{}
+type checkCmd struct {
+	Schema bool `help:"Print the Cedar schema that policies are held to, facts included."`
+}
 
 // Help is the long help.
 func (checkCmd) Help() string {
 	return `Reads mayfly.yaml, profiles/*.yaml and policies/*.cedar and every file they
 name, and says what is wrong with file, line and column; all of it, not only the
 first. Exits 78 if anything is. The server refuses to start on the same errors.
+
+With --schema it prints, instead of a report, the Cedar schema that the policies
+are held to: what they may read, with the types of the declared facts.
 
   mayfly --config /etc/mayfly/mayfly.yaml check`
 }
@@ -33,10 +38,20 @@ type checked struct {
 }
 
 // Run checks the configuration.
-func (checkCmd) Run(_ context.Context, t *terminal) error {
+func (cmd checkCmd) Run(_ context.Context, t *terminal) error {
 	c, err := Load(t.Config)
 	if err != nil {
 		return err
+	}
+	if cmd.Schema {
+		if t.JSON {
+			t.print(struct {
+				Schema string `json:"schema"`
+			}{c.Schema.Text()})
+			return nil
+		}
+		fmt.Fprint(t.Stdout, c.Schema.Text())
+		return nil
 	}
 	report := checked{
 		Bundle: c.Hash, Profiles: names(c.Profiles), Targets: names(c.Targets),

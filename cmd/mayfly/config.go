@@ -48,6 +48,10 @@ type Config struct {
 	Targets  map[string]*mayfly.Target
 	Profiles map[string]*mayfly.Profile
 	Policies *policy.Set
+	// PolicyFiles are the texts of Policies, by file name.
+	PolicyFiles map[string][]byte
+	Schema      policy.Schema // that Policies are held to
+	Webhooks    []authority.Webhook
 
 	Warnings []string // not wrong, but worth a look
 
@@ -83,6 +87,8 @@ func (c *Config) Bundle(sources *attest.Sources) *authority.Bundle {
 		Targets:     c.Targets,
 		Sources:     sources,
 		Policies:    c.Policies,
+		PolicyFiles: c.PolicyFiles,
+		Webhooks:    c.Webhooks,
 		Clients:     clients,
 	}
 }
@@ -116,12 +122,14 @@ type loader struct {
 	bad   problems
 	files []string
 	warn  []string
+	facts facts
 	// hashed is what the bundle's hash covers, by name.
 	hashed map[string][]byte
 }
 
 func (l *loader) load(path string) *Config {
 	l.hashed = map[string][]byte{}
+	l.facts = facts{declared: map[string]declaration{}, untyped: map[string]string{}}
 	d := l.document(path)
 	if d == nil {
 		return nil
@@ -140,9 +148,13 @@ func (l *loader) load(path string) *Config {
 	}
 	c := &Config{Path: path}
 	l.server(d, &f, c)
-	l.bad = append(l.bad, d.bad...)
 	l.profiles(&f, c)
-	c.Policies = l.policies(f.Policies)
+	observers(d, &f, c)
+	l.bad = append(l.bad, d.bad...)
+	var warn []string
+	c.Schema, warn = l.facts.spread(c)
+	l.warn = append(l.warn, warn...)
+	l.policies(f.Policies, c)
 	c.Files, c.Warnings, c.Hash = l.files, l.warn, l.hash(d)
 	return c
 }
@@ -251,32 +263,32 @@ func (l *loader) profileFiles(name string) []string {
 	return l.folder(name, "profiles", ".yaml", ".yml", ".json")
 }
 
-// policies reads every policies/*.cedar.
-func (l *loader) policies(name string) *policy.Set {
-	files := map[string][]byte{}
+// policies reads every policies/*.cedar into c.
+func (l *loader) policies(name string, c *Config) {
+	c.PolicyFiles = map[string][]byte{}
 	paths := map[string]string{}
 	for _, path := range l.folder(name, "policies", ".cedar") {
 		if src, ok := l.read(path); ok {
-			files[filepath.Base(path)] = src
+			c.PolicyFiles[filepath.Base(path)] = src
 			paths[filepath.Base(path)] = path
 			l.hashed["policy "+filepath.Base(path)] = src
 		}
 	}
-	set, err := policy.Parse(files)
+	set, err := policy.Parse(c.PolicyFiles, c.Schema)
 	if err != nil {
 		// One file at a time, so that every broken one is named.
 		before := len(l.bad)
-		for base, src := range files {
-			if _, err := policy.Parse(map[string][]byte{base: src}); err != nil {
+		for base, src := range c.PolicyFiles {
+			if _, err := policy.Parse(map[string][]byte{base: src}, c.Schema); err != nil {
 				l.bad = append(l.bad, cedarProblem(l.show(paths[base]), base, err))
 			}
 		}
 		if len(l.bad) == before {
 			l.bad = append(l.bad, problem{File: l.show(l.resolve("policies")), Message: err.Error()})
 		}
-		return nil
+		return
 	}
-	return set
+	c.Policies = set
 }
 
 // cedarProblem moves the place that begins an error of policy.Parse, file:line
@@ -303,7 +315,7 @@ func cedarProblem(shown, base string, err error) problem {
 
 // notHashed are the keys of mayfly.yaml that say where this process stands, not
 // what it decides.
-var notHashed = []string{"listen", "store", "keys", "tls", "trusted_proxies", "limits", "profiles", "policies"}
+var notHashed = []string{"listen", "store", "keys", "tls", "trusted_proxies", "limits", "approvals", "profiles", "policies"}
 
 // hash is the bundle's: SHA-256 over each part's name and SHA-256, by name.
 // Secrets are in it only as the text that names them.

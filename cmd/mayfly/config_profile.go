@@ -35,6 +35,7 @@ type profileFile struct {
 	Budget    *struct {
 		Calls int64 `json:"calls"`
 	} `json:"budget"`
+	Approvals []approvalEntry `json:"approvals"`
 }
 
 type delegatorEntry struct {
@@ -172,6 +173,7 @@ func (l *loader) profile(d *document, f *profileFile, c *Config, known func(stri
 	d.delegators(f, p, c, known)
 	d.attest(f, p, c)
 	d.grants(f, p, c)
+	l.approvals(d, f, p, c)
 	d.lifetime(f, p)
 	d.delegation(f, p, known)
 	if f.Budget != nil {

@@ -12,15 +12,15 @@ import (
 // secretLimit is the longest secret, in bytes.
 const secretLimit = 16 << 10
 
-// secret is the value of a credential with every ${file:…} and ${env:…} in it
+// secret is the value at a key with every ${file:…} and ${env:…} in it
 // replaced, once. A value that names none would be a secret in the
 // configuration, and in its hash: it is refused. The value is never in a message.
-func (l *loader) secret(d *document, at path, value string) mayfly.Secret {
+func (l *loader) secret(d *document, at path, key, value string) mayfly.Secret {
 	if value == "" {
-		d.wrong(at, "value is missing; name the secret, such as \"Bearer ${file:/etc/mayfly/token}\"")
+		d.wrong(at, "%s is missing; name the secret, such as \"${file:/etc/mayfly/token}\"", key)
 		return mayfly.Secret{}
 	}
-	at = at.to("value")
+	at = at.to(key)
 	var out strings.Builder
 	named, ok := false, true
 	for rest := value; rest != ""; {

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/tls"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -36,12 +35,13 @@ type serverFile struct {
 			File string `json:"file"`
 		} `json:"seal"`
 	} `json:"keys"`
-	Sources  []sourceEntry `json:"sources"`
-	Clients  []clientEntry `json:"clients"`
-	Targets  []targetEntry `json:"targets"`
-	Profiles string        `json:"profiles"` // folder
-	Policies string        `json:"policies"` // folder
-	Limits   limitsEntry   `json:"limits"`
+	Sources   []sourceEntry   `json:"sources"`
+	Clients   []clientEntry   `json:"clients"`
+	Targets   []targetEntry   `json:"targets"`
+	Profiles  string          `json:"profiles"` // folder
+	Policies  string          `json:"policies"` // folder
+	Limits    limitsEntry     `json:"limits"`
+	Approvals *approvalsEntry `json:"approvals"`
 }
 
 type sourceEntry struct {
@@ -66,21 +66,8 @@ type clientEntry struct {
 	Audience string `json:"audience"`
 }
 
-type targetEntry struct {
-	Name       string `json:"name"`
-	Kind       string `json:"kind"`
-	URL        string `json:"url"`
-	Credential *struct {
-		Header string `json:"header"`
-		Value  string `json:"value"`
-	} `json:"credential"`
-}
-
-// The kinds this version knows.
-var (
-	sourceKinds = []string{"oidc", "unix"}
-	targetKinds = []string{"http", "mcp"}
-)
+// sourceKinds are the kinds this version knows.
+var sourceKinds = []string{"oidc", "unix"}
 
 var (
 	// trustDomain is a SPIFFE trust domain name (SPIFFE-ID section 2.1).
@@ -88,10 +75,6 @@ var (
 	// label is a name that stands in paths, grants and SPIFFE IDs.
 	label = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
 )
-
-// headerName is a field name (RFC 9110 section 5.1) without the underscore, which
-// some servers take for a dash.
-var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^`|~-]+$")
 
 const labelRule = "lower-case letters, digits, dots, dashes and underscores, at most 63, letters or digits at both ends"
 
@@ -126,6 +109,7 @@ func (l *loader) server(d *document, f *serverFile, c *Config) {
 	l.sources(d, f, c)
 	l.clients(d, f, c)
 	l.targets(d, f, c)
+	l.webhooks(d, f, c)
 	c.Limits = d.limits(&f.Limits)
 }
 
@@ -455,54 +439,5 @@ func (l *loader) clients(d *document, f *serverFile, c *Config) {
 			}
 		}
 		c.Clients = append(c.Clients, out)
-	}
-}
-
-// ownHeaders are set by the gateway or by the protocol, so no credential may
-// claim them.
-var ownHeaders = []string{
-	"Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Connection", "Keep-Alive", "Upgrade",
-	"Te", "Trailer", "Dpop", "Mayfly-Decision", "Mcp-Session-Id", "Mcp-Protocol-Version", "Accept", "Accept-Encoding",
-}
-
-func (l *loader) targets(d *document, f *serverFile, c *Config) {
-	c.Targets = map[string]*mayfly.Target{}
-	seen := map[string]bool{}
-	for i, t := range f.Targets {
-		at := path{"targets", i}
-		d.label(at.to("name"), t.Name, seen)
-		switch {
-		case t.Kind == "":
-			d.wrong(at, "kind is missing; known: %s", strings.Join(targetKinds, ", "))
-		case !slices.Contains(targetKinds, t.Kind):
-			d.unknownKind(at, t.Kind, targetKinds)
-		}
-		switch u, err := url.Parse(t.URL); {
-		case t.URL == "":
-			d.wrong(at, "url is missing")
-		case err != nil || u.Hostname() == "":
-			d.wrong(at.to("url"), "is not a URL of a server") // it may hold a password
-		case u.User != nil:
-			d.wrong(at.to("url"), "holds a user or password; name it under credential")
-		case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
-			d.wrong(at.to("url"), "%q has a query or fragment; write scheme, host, port and path", t.URL)
-		default:
-			d.secure(at.to("url"), u)
-		}
-		out := &mayfly.Target{Name: t.Name, Kind: t.Kind, URL: t.URL}
-		if t.Credential != nil {
-			at := at.to("credential")
-			header := http.CanonicalHeaderKey(t.Credential.Header)
-			switch {
-			case t.Credential.Header == "":
-				d.wrong(at, "header is missing; say where the credential goes, such as Authorization")
-			case !headerName.MatchString(t.Credential.Header):
-				d.wrong(at.to("header"), "%q is not the name of a header", t.Credential.Header)
-			case slices.Contains(ownHeaders, header) || strings.HasPrefix(header, "Proxy-") || strings.HasPrefix(header, "X-Forwarded-"):
-				d.wrong(at.to("header"), "%q is not for credentials", t.Credential.Header)
-			}
-			out.Credential = &mayfly.TargetCredential{Header: header, Value: l.secret(d, at, t.Credential.Value)}
-		}
-		c.Targets[t.Name] = out
 	}
 }

@@ -391,13 +391,22 @@ func (d *document) shape(n *node, t reflect.Type, p path) {
 
 // either accepts n if it has the kind of one of shapes, and checks it as that.
 func (d *document) either(n *node, shapes []reflect.Type, p path) {
+	var want []string
 	for _, t := range shapes {
-		if t.Kind() == reflect.String && n.kind == text || t.Kind() == reflect.Struct && n.kind == object {
+		kind := object
+		switch t.Kind() {
+		case reflect.String:
+			kind = text
+		case reflect.Slice:
+			kind = array
+		}
+		if n.kind == kind {
 			d.shape(n, t, p)
 			return
 		}
+		want = append(want, string(kind))
 	}
-	d.add(n.line, n.column, "%s must be text or a mapping, not %s", p, n.kind)
+	d.add(n.line, n.column, "%s must be %s, not %s", p, strings.Join(want, " or "), n.kind)
 }
 
 // keys records the members of n that t has no field for, and checks the others.
