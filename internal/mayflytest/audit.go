@@ -260,7 +260,7 @@ func (r *Recorded) tasksWhole(t testing.TB, db *store.DB) {
 		case row.Version != 1+r.narrowed[id]:
 			t.Errorf("task %s was narrowed to version %d, and %d times by its records", id, row.Version, r.narrowed[id])
 		}
-		spent, err := db.Spent(ctx, id)
+		spent, err := db.Counters(ctx, id)
 		must(t, err)
 		var n int64
 		for _, calls := range spent {

@@ -207,8 +207,8 @@ func TestABudgetIsSpentExactly(t *testing.T) {
 				wantGuard(t, err, "budget:up:g")
 			}
 		}
-		ups, err1 := db.Spent(t.Context(), "up")
-		downs, err2 := db.Spent(t.Context(), "down")
+		ups, err1 := db.Counters(t.Context(), "up")
+		downs, err2 := db.Counters(t.Context(), "down")
 		row, err3 := db.Task(t.Context(), "down")
 		if err := errors.Join(err1, err2, err3); err != nil {
 			t.Fatal(err)
@@ -226,7 +226,7 @@ func TestABudgetIsSpentExactly(t *testing.T) {
 			tx.CloseTask("down", mayfly.Revoked, "", now)
 		})
 		mustChange(t, db, func(tx *Tx) { tx.GiveBack("up", "g"); tx.GiveBackTask("down") })
-		if ups, _ = db.Spent(t.Context(), "up"); ups["g"] != 17 {
+		if ups, _ = db.Counters(t.Context(), "up"); ups["g"] != 17 {
 			t.Errorf("an ended task was given something back: %v", ups)
 		}
 	})

@@ -257,20 +257,30 @@ func NoMAC() []byte { return make([]byte, sha256.Size) }
 // Body opens the body of r: the event as JSON. It is Gone when the person it is
 // about was erased.
 func (db *DB) Body(ctx context.Context, r EventRow) (jsontext.Value, error) {
-	key := db.bodyKey
-	if r.Person != "" {
-		var box []byte
-		err := db.readRow(ctx, readPersonKey, []any{r.Person}, &box)
-		if errors.Is(err, sql.ErrNoRows) || err == nil && box == nil {
-			return nil, erased()
-		}
-		if err != nil {
-			return nil, err
-		}
-		if key, err = db.Unseal(sealPerson, r.Person, box); err != nil {
-			return nil, err
-		}
+	key, err := db.personKey(ctx, r.Person)
+	if err != nil {
+		return nil, err
 	}
+	return openBody(key, &r)
+}
+
+// personKey is the key of bodies about a person; with "" of those about nobody.
+func (db *DB) personKey(ctx context.Context, person string) ([]byte, error) {
+	if person == "" {
+		return db.bodyKey, nil
+	}
+	var box []byte
+	err := db.readRow(ctx, readPersonKey, []any{person}, &box)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && box == nil {
+		return nil, erased()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return db.Unseal(sealPerson, person, box)
+}
+
+func openBody(key []byte, r *EventRow) (jsontext.Value, error) {
 	plain, err := unsealed(key, r.ID, r.Sealed)
 	if err != nil {
 		return nil, fmt.Errorf("store: the body of %s: %w", r.ID, err)

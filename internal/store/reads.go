@@ -75,25 +75,26 @@ func maybe(n sql.NullInt64) time.Time {
 // TaskRow is a task with what only the store counts.
 type TaskRow struct {
 	mayfly.Task
-	Version  int64 // grows with each Narrow
+	Version  int64 // grows with each SetGrants
 	Children int64 // opened below it, ended ones included
 }
 
 func scanTask(rows *sql.Rows) (*TaskRow, error) {
 	var r TaskRow
-	var root, ancestors, grants, agent, reason string
+	var root, ancestors, grants, agent, reason, named string
 	var depth, opened, deadline, idle, until int64
 	var closed, retired sql.NullInt64
 	err := rows.Scan(&r.ID, &r.Profile, &r.Bundle, &r.Purpose.Text, &r.Purpose.By, &r.Purpose.Verified, &root, &r.Parent, &r.RootTask,
 		&ancestors, &depth, &grants, &agent, &r.Key, &r.Dlg, &r.Ticket, &opened, &deadline, &idle, &until,
-		&r.Budget, &r.Calls, &r.Children, &r.Version, &closed, &reason, &r.ClosedBy, &retired)
+		&r.Budget, &r.Calls, &r.Children, &r.Version, &closed, &reason, &r.ClosedBy, &retired, &named)
 	if err != nil {
 		return nil, err
 	}
 	r.Depth, r.Reason, r.Idle = int(depth), mayfly.CloseReason(reason), time.Duration(idle)*time.Microsecond
 	r.OpenedAt, r.Deadline, r.IdleUntil = fromMicros(opened), fromMicros(deadline), fromMicros(until)
 	r.ClosedAt, r.RetiredAt = maybe(closed), maybe(retired)
-	err = errors.Join(decode(root, &r.Root), decode(ancestors, &r.Ancestors), decode(grants, &r.Grants), decode(agent, &r.Agent))
+	err = errors.Join(decode(root, &r.Root), decode(ancestors, &r.Ancestors), decode(grants, &r.Grants), decode(agent, &r.Agent),
+		decode(named, &r.Named))
 	if err != nil {
 		return nil, fmt.Errorf("task %s: %w", r.ID, err)
 	}
@@ -227,24 +228,6 @@ func (db *DB) Orphans(ctx context.Context, limit int) ([]*mayfly.Task, error) {
 // ToRetire reads closed tasks with nothing below them that is not retired.
 func (db *DB) ToRetire(ctx context.Context, limit int) ([]*mayfly.Task, error) {
 	return collect(ctx, db, scanOnlyTask, readToRetire, int64(limit))
-}
-
-// Spent reads what was counted against each grant of a task, by Grant.Key.
-func (db *DB) Spent(ctx context.Context, task mayfly.TaskID) (map[string]int64, error) {
-	type count struct {
-		key string
-		n   int64
-	}
-	rows, err := collect(ctx, db, func(rows *sql.Rows) (c count, err error) { err = rows.Scan(&c.key, &c.n); return c, err },
-		readSpent, string(task))
-	if err != nil {
-		return nil, err
-	}
-	spent := make(map[string]int64, len(rows))
-	for _, c := range rows {
-		spent[c.key] = c.n
-	}
-	return spent, nil
 }
 
 func scanDelegation(rows *sql.Rows) (*mayfly.Delegation, error) {

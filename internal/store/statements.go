@@ -16,19 +16,41 @@ const (
 	never statement = iota
 	chainLive
 	personThere
+	seenIs
+	approvalRoom
+	approvalTwin
 	notRevoked
 	insertTask
 	addChild
 	spendGrant
+	spendSum
+	spendRate
+	dropRate
 	spendTask
 	giveBack
+	giveBackSum
 	giveBackTask
 	renewIdle
 	burnOnce
 	insertDelegation
 	useTicket
 	voidTicketsOf
-	narrowTask
+	setGrants
+	extendSeen
+	insertApproval
+	insertVote
+	voteApproval
+	completeApproval
+	denyApproval
+	useApproval
+	giveBackApproval
+	dropRequests
+	insertPin
+	notePinChange
+	clearPinChange
+	acceptPin
+	keepBundle
+	moveSink
 	closeTask
 	closeExpired
 	retireTask
@@ -78,7 +100,18 @@ const (
 	readExpired
 	readOrphans
 	readToRetire
-	readSpent
+	readCounters
+	readRate
+	readSeen
+	readApproval
+	readApprovalFor
+	listApprovals
+	readVotes
+	readPins
+	readPin
+	readBundle
+	readSink
+	readDecisionsAfter
 	readDelegation
 	readDelegationBySecret
 	readKeys
@@ -108,7 +141,13 @@ const (
 
 const taskColumns = `t.id, t.profile, t.bundle, t.purpose, t.purpose_by, t.purpose_verified, t.root_json, t.parent, t.root_task,
 	t.ancestors, t.depth, t.grants, t.agent_json, t.key_jkt, t.dlg, t.ticket, t.opened_at, t.deadline, t.idle_for, t.idle_until,
-	t.budget, t.calls, t.children, t.version, t.closed_at, t.reason, t.closed_by, t.retired_at`
+	t.budget, t.calls, t.children, t.version, t.closed_at, t.reason, t.closed_by, t.retired_at, t.named`
+
+const approvalColumns = `a.id, a.what, a.task, a.root_task, a.profile, a.root_json, a.purpose, a.purpose_by, a.purpose_verified, a.decision,
+	a.bundle, a.key, a.does, a.needs, a.votes, a.request, a.policies, a.usable, a.asked_at, a.expires_at, a.approved_at, a.usable_until,
+	a.denied_at, a.denied_by, a.note, a.used_at`
+
+const pinColumns = `target, tool, hash, definition, labels, types, by_whom, at, changed, changed_definition, changed_at`
 
 const delegationColumns = `id, profile, purpose, purpose_by, purpose_verified, grants, root_json, parent, expires_at, task_ttl,
 	uses, used, made_at, dlg, voided_at`
@@ -141,13 +180,22 @@ var texts = [statements]string{
 
 	personThere: `SELECT 1 FROM person WHERE id = $1`,
 
+	seenIs: `SELECT COUNT(*) FROM seen WHERE root = $1 HAVING COUNT(*) = $2`,
+
+	approvalRoom: `SELECT 1 WHERE (SELECT COUNT(*) FROM approval w WHERE w.task = $1
+			AND w.approved_at IS NULL AND w.denied_at IS NULL AND w.expires_at > $2) < $3
+		AND (SELECT COUNT(*) FROM approval h WHERE h.task = $1 AND h.asked_at > $4) < $5`,
+	approvalTwin: `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM approval a WHERE a.task = $1 AND a.key = $2
+		AND a.denied_at IS NULL AND a.used_at IS NULL
+		AND ((a.approved_at IS NULL AND a.expires_at > $3) OR (a.approved_at IS NOT NULL AND a.usable_until > $3)))`,
+
 	notRevoked: `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM revocation WHERE lifted_at IS NULL AND matches IN
 		($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16))`,
 
 	insertTask: `INSERT INTO task (id, profile, bundle, purpose, purpose_by, purpose_verified, root_kind, root_sub, root_source,
 		root_json, person, parent, root_task, ancestors, depth, grants, agent_json, agent_source, agent_client, key_jkt, dlg, ticket,
-		opened_at, deadline, idle_for, idle_until, budget, calls, children, version, closed_at, reason, closed_by, retired_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
+		named, opened_at, deadline, idle_for, idle_until, budget, calls, children, version, closed_at, reason, closed_by, retired_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $16, $23, $24, $25,
 		$26, $27, 0, 0, 1, NULL, '', '', NULL)`,
 
 	addChild: `UPDATE task SET children = children + 1 WHERE id = $1 AND closed_at IS NULL AND children < $2`,
@@ -155,10 +203,22 @@ var texts = [statements]string{
 	spendGrant: `INSERT INTO spend (task, grant_key, calls) VALUES ($1, $2, 1)
 		ON CONFLICT (task, grant_key) DO UPDATE SET calls = spend.calls + 1 WHERE spend.calls < $3`,
 
+	spendSum: `INSERT INTO spend (task, grant_key, calls) VALUES ($1, $2, $3)
+		ON CONFLICT (task, grant_key) DO UPDATE SET calls = spend.calls + excluded.calls WHERE spend.calls + excluded.calls <= $4`,
+
+	spendRate: `INSERT INTO rate_call (task, grant_key, at, n)
+		SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT),
+			(SELECT COALESCE(MAX(m.n), 0) + 1 FROM rate_call m WHERE m.task = $1 AND m.grant_key = $2)
+		WHERE (SELECT COUNT(*) FROM rate_call c WHERE c.task = $1 AND c.grant_key = $2 AND c.at > $4) < $5`,
+	dropRate: `DELETE FROM rate_call WHERE task = $1 AND grant_key = $2 AND at <= $3`,
+
 	spendTask: `UPDATE task SET calls = calls + 1 WHERE id = $1 AND closed_at IS NULL AND calls < $2`,
 
 	giveBack: `UPDATE spend SET calls = calls - 1 WHERE task = $1 AND grant_key = $2 AND calls > 0
 		AND EXISTS (SELECT 1 FROM task t WHERE t.id = $1 AND t.closed_at IS NULL)`,
+
+	giveBackSum: `UPDATE spend SET calls = calls - $1 WHERE task = $2 AND grant_key = $3 AND calls >= $1
+		AND EXISTS (SELECT 1 FROM task t WHERE t.id = $2 AND t.closed_at IS NULL)`,
 
 	giveBackTask: `UPDATE task SET calls = calls - 1 WHERE id = $1 AND closed_at IS NULL AND calls > 0`,
 
@@ -175,7 +235,44 @@ var texts = [statements]string{
 
 	voidTicketsOf: `UPDATE delegation SET voided_at = $1 WHERE parent = $2 AND parent <> '' AND voided_at IS NULL`,
 
-	narrowTask: `UPDATE task SET grants = $1, version = version + 1 WHERE id = $2 AND version = $3 AND closed_at IS NULL`,
+	setGrants: `UPDATE task SET grants = $1, version = version + 1 WHERE id = $2 AND version = $3 AND closed_at IS NULL`,
+
+	extendSeen: `INSERT INTO seen (root, label) VALUES ($1, $2) ON CONFLICT (root, label) DO NOTHING`,
+
+	insertApproval: `INSERT INTO approval (id, what, task, root_task, profile, root_kind, root_sub, root_json, purpose, purpose_by,
+		purpose_verified, decision, bundle, key, does, needs, needed, votes, request, policies, usable, asked_at, expires_at,
+		approved_at, usable_until, denied_at, denied_by, note, used_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0, $18, $19, $20, $21, $22,
+		NULL, NULL, NULL, '', '', NULL)`,
+	insertVote: `INSERT INTO approval_vote (approval, need, by_whom, at) VALUES ($1, $2, $3, $4) ON CONFLICT (approval, need) DO NOTHING`,
+	// Of two who vote at once, and each would be the last but one, one is refused
+	// and reads again: votes then say who is last.
+	voteApproval: `UPDATE approval SET votes = votes + $1 WHERE id = $2 AND votes + $1 < needed
+		AND approved_at IS NULL AND denied_at IS NULL AND expires_at > $3`,
+	completeApproval: `UPDATE approval SET votes = votes + $1, approved_at = $2, usable_until = $3 WHERE id = $4 AND votes + $1 = needed
+		AND approved_at IS NULL AND denied_at IS NULL AND expires_at > $2`,
+	denyApproval: `UPDATE approval SET denied_at = $1, denied_by = $2, note = $3, request = NULL
+		WHERE id = $4 AND denied_at IS NULL AND used_at IS NULL
+		AND ((approved_at IS NULL AND expires_at > $1) OR (approved_at IS NOT NULL AND usable_until > $1))`,
+	useApproval: `UPDATE approval SET used_at = $1 WHERE id = $2 AND used_at IS NULL AND denied_at IS NULL
+		AND approved_at IS NOT NULL AND usable_until > $1`,
+	giveBackApproval: `UPDATE approval SET used_at = NULL WHERE id = $1 AND used_at IS NOT NULL
+		AND EXISTS (SELECT 1 FROM task t WHERE t.id = approval.task AND t.closed_at IS NULL)`,
+	dropRequests: `UPDATE approval SET request = NULL WHERE request IS NOT NULL AND expires_at <= $1
+		AND (approved_at IS NULL OR usable_until <= $1 OR used_at <= $1)`,
+
+	insertPin: `INSERT INTO pin (` + pinColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', '', NULL)
+		ON CONFLICT (target, tool) DO NOTHING`,
+	notePinChange: `UPDATE pin SET changed = $1, changed_definition = $2, changed_at = $3
+		WHERE target = $4 AND tool = $5 AND hash = $6 AND changed <> $1`,
+	clearPinChange: `UPDATE pin SET changed = '', changed_definition = '', changed_at = NULL
+		WHERE target = $1 AND tool = $2 AND hash = $3 AND changed <> ''`,
+	acceptPin: `UPDATE pin SET hash = $1, definition = $2, labels = $3, types = $4, by_whom = $5, at = $6,
+		changed = '', changed_definition = '', changed_at = NULL WHERE target = $7 AND tool = $8 AND changed = $1`,
+
+	keepBundle: `INSERT INTO bundle (hash, text, at) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING`,
+	moveSink: `INSERT INTO sink (name, position) VALUES ($1, $2)
+		ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE sink.position = $3`,
 
 	closeTask: `UPDATE task SET closed_at = $1, reason = $2, closed_by = $3 WHERE id = $4 AND closed_at IS NULL`,
 
@@ -256,7 +353,19 @@ var texts = [statements]string{
 	readToRetire: `SELECT ` + taskColumns + ` FROM task t WHERE t.closed_at IS NOT NULL AND t.retired_at IS NULL
 		AND NOT EXISTS (SELECT 1 FROM task c WHERE c.parent = t.id AND c.parent <> '' AND c.retired_at IS NULL)
 		ORDER BY t.closed_at LIMIT $1`,
-	readSpent:              `SELECT grant_key, calls FROM spend WHERE task = $1`,
+	readCounters: `SELECT grant_key, calls FROM spend WHERE task = $1`,
+	readRate:     `SELECT COUNT(*) FROM rate_call WHERE task = $1 AND grant_key = $2 AND at > $3`,
+	readSeen:     `SELECT label FROM seen WHERE root = $1 ORDER BY label`,
+	readApproval: `SELECT ` + approvalColumns + ` FROM approval a WHERE a.id = $1`,
+	readApprovalFor: `SELECT ` + approvalColumns + ` FROM approval a WHERE a.task = $1 AND a.key = $2
+		ORDER BY a.asked_at DESC, a.id DESC LIMIT 1`,
+	listApprovals: `SELECT ` + approvalColumns + ` FROM approval a WHERE ($1 = '' OR a.task = $1) AND ($2 = '' OR a.id < $2)
+		AND (CAST($3 AS BIGINT) = 0 OR (a.approved_at IS NULL AND a.denied_at IS NULL AND a.expires_at > $3)) ORDER BY a.id DESC LIMIT $4`,
+	readVotes:              `SELECT need, by_whom, at FROM approval_vote WHERE approval = $1 ORDER BY at, need`,
+	readPins:               `SELECT ` + pinColumns + ` FROM pin ORDER BY target, tool`,
+	readPin:                `SELECT ` + pinColumns + ` FROM pin WHERE target = $1 AND tool = $2`,
+	readBundle:             `SELECT text FROM bundle WHERE hash = $1`,
+	readSink:               `SELECT position FROM sink WHERE name = $1`,
 	readDelegation:         `SELECT ` + delegationColumns + ` FROM delegation WHERE id = $1`,
 	readDelegationBySecret: `SELECT ` + delegationColumns + ` FROM delegation WHERE secret_hash = $1`,
 	readKeys: `SELECT id, use, alg, private, made_at, signs_from, signs_until, accept_until, compromised_at
@@ -284,6 +393,11 @@ var texts = [statements]string{
 		WHERE s.start >= COALESCE((SELECT MAX(a.start) FROM log_span a WHERE a.start <= $1), 0)
 		AND e.proc = s.proc AND e.seq >= s.seq AND e.seq < s.seq + s.n AND s.start + e.seq - s.seq > $1
 		ORDER BY s.start, e.seq LIMIT $2`,
+	readDecisionsAfter: `SELECT e.proc, e.seq, e.id, e.time, e.kind, e.task, e.decision, e.person, e.leaf, e.body, e.mac, s.start + e.seq - s.seq
+		FROM log_span s CROSS JOIN event e
+		WHERE s.start >= COALESCE((SELECT MAX(a.start) FROM log_span a WHERE a.start <= $1), 0)
+		AND e.proc = s.proc AND e.seq >= s.seq AND e.seq < s.seq + s.n AND s.start + e.seq - s.seq > $1
+		AND e.kind = 'call.decided' AND e.time >= $2 ORDER BY s.start, e.seq LIMIT $3`,
 	lastEventTime: `SELECT COALESCE(MAX(e.time), 0) FROM process p CROSS JOIN event e
 		WHERE e.proc = p.proc AND e.seq = (SELECT MAX(l.seq) FROM event l WHERE l.proc = p.proc)`,
 

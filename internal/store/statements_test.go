@@ -74,7 +74,26 @@ func everyWrite(db *DB) []op {
 	tx.InsertDelegation(&mayfly.Delegation{}, []byte("hash"))
 	tx.UseTicket("dlg", now)
 	tx.VoidTicketsOf("t", now)
-	tx.Narrow("t", nil, 1)
+	tx.SetGrants("t", nil, 1)
+	tx.SpendSum("t", "g", "amount", 1, 2)
+	tx.GiveBackSum("t", "g", "amount", 1)
+	tx.SpendRate("t", "g", 1, time.Minute, now)
+	tx.SeenIs("t", 0)
+	tx.ExtendSeen("t", []string{"untrusted"})
+	tx.InsertApproval(&mayfly.Approval{ID: "a", Needs: []string{"leads"}, AskedAt: now, ExpiresAt: now})
+	tx.ApprovalRoom("t", 1, 1, now)
+	tx.VoteApproval("a", []mayfly.Vote{{Need: "leads", By: "bob", At: now}}, false, now, now)
+	tx.VoteApproval("a", []mayfly.Vote{{Need: "leads", By: "bob", At: now}}, true, now, now)
+	tx.DenyApproval("a", "bob", "no", now)
+	tx.UseApproval("a", now)
+	tx.GiveBackApproval("a")
+	b.DropRequests(now)
+	tx.InsertPin(&mayfly.Pin{Target: "x", Tool: "y", At: now})
+	tx.NotePinChange(&mayfly.Pin{Target: "x", Tool: "y", Changed: "h", ChangedAt: now})
+	tx.ClearPinChange("x", "y", "h")
+	tx.AcceptPin("x", "y", "h", "{}", nil, nil, "me", now)
+	tx.KeepBundle("h", []byte("{}"), now)
+	b.MoveSink("s", -1, 1)
 	tx.CloseTask("t", mayfly.Completed, "me", now)
 	tx.CloseExpired("t", mayfly.IdleRanOut, now)
 	tx.RetireTask("t", now)
@@ -137,7 +156,7 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err5 := db.Expired(ctx, at, 1)
 		_, err6 := db.Orphans(ctx, 1)
 		_, err7 := db.ToRetire(ctx, 1)
-		_, err8 := db.Spent(ctx, "a")
+		_, err8 := db.Counters(ctx, "a")
 		_, err9 := db.Keys(ctx, "token")
 		_, err10 := db.EpochChangesSince(ctx, 0, 1)
 		_, err11 := db.ActiveRevocations(ctx)
@@ -153,6 +172,17 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err21 := db.Head(ctx)
 		_, err22 := db.Epoch(ctx)
 		_, err27 := db.AnyOpenCall(ctx, "a")
+		_, err28 := db.RateCount(ctx, "a", "g", time.Minute, at)
+		_, err29 := db.Seen(ctx, "a")
+		_, err30 := db.Approvals(ctx, ApprovalFilter{Waiting: true, Task: "a", After: "z", Limit: 1}, at)
+		_, err31 := db.Pins(ctx)
+		_, err32 := db.Sink(ctx, "a")
+		_, err33 := db.DecisionsAfter(ctx, -1, at, 1)
+		for i, err := range []error{err28, err29, err30, err31, err32, err33} {
+			if err != nil {
+				t.Errorf("read %d: %v (%v)", i+28, err, mayfly.AsError(err).Unwrap())
+			}
+		}
 		for i, err := range []error{err1, err2, err3, err4, err5, err6, err7, err8, err9, err10, err11, err12, err13, err14, err15, err16, err17, err18, err19, err20, err21, err22, err27} {
 			if err != nil {
 				t.Errorf("read %d: %v (%v)", i+1, err, mayfly.AsError(err).Unwrap())
@@ -162,7 +192,11 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err24 := db.Delegation(ctx, "a")
 		_, err25 := db.DelegationBySecret(ctx, []byte("a"))
 		_, err26 := db.EventByID(ctx, "a")
-		for i, err := range []error{err23, err24, err25, err26} {
+		_, err34 := db.Approval(ctx, "a")
+		_, err35 := db.ApprovalFor(ctx, "a", "k")
+		_, err36 := db.Pin(ctx, "a", "b")
+		_, err37 := db.Bundle(ctx, "a")
+		for i, err := range []error{err23, err24, err25, err26, err34, err35, err36, err37} {
 			if mayfly.KindOf(err) != mayfly.NotFound {
 				t.Errorf("read %d: %v, want NotFound", i+23, err)
 			}

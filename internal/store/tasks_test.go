@@ -152,16 +152,16 @@ func TestNarrowingTwiceFromOneReadingIsRefused(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, db *DB) {
 		insert(t, db, task("t"))
 		narrow := func(version int64) error {
-			return change(t, db, func(tx *Tx) { tx.Narrow("t", nil, version) })
+			return change(t, db, func(tx *Tx) { tx.SetGrants("t", nil, version) })
 		}
 		wantGuard(t, narrow(1), "")
-		wantGuard(t, narrow(1), "narrow")
+		wantGuard(t, narrow(1), "grants")
 		row, err := db.Task(t.Context(), "t")
 		if err != nil || len(row.Grants) != 0 || row.Version != 2 {
 			t.Errorf("%+v (%v)", row, err)
 		}
 		mustChange(t, db, func(tx *Tx) { tx.CloseTask("t", mayfly.Completed, "", now) })
-		wantGuard(t, narrow(2), "narrow")
+		wantGuard(t, narrow(2), "grants")
 	})
 }
 

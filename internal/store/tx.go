@@ -213,10 +213,10 @@ func (tx *Tx) VoidTicketsOf(task mayfly.TaskID, at time.Time) {
 	tx.add(voidTicketsOf, "", micros(at), string(task))
 }
 
-// Narrow replaces a task's grants and guards, as "narrow", that it is open and
+// SetGrants replaces a task's grants and guards, as "grants", that it is open and
 // still at version.
-func (tx *Tx) Narrow(task mayfly.TaskID, grants []mayfly.Grant, version int64) {
-	tx.add(narrowTask, "narrow", tx.json(grants), string(task), version)
+func (tx *Tx) SetGrants(task mayfly.TaskID, grants []mayfly.Grant, version int64) {
+	tx.add(setGrants, "grants", tx.json(grants), string(task), version)
 }
 
 // CloseTask ends a task and guards, as "closed", that it was open.
