@@ -34,10 +34,11 @@ var mayImport = map[string][]string{
 	"internal/eventlog":   {"", "internal/store"},
 	"internal/authority":  {"", "internal/attest", "internal/policy", "internal/token", "internal/store", "internal/eventlog"},
 	"internal/gateway":    {"", "internal/authority"},
+	"internal/signals":    {"", "internal/store", "internal/eventlog"},
 	"internal/server":     {"", "internal/authority", "internal/eventlog", "internal/attest"},
 	"internal/sandbox":    {"", "client"},
 	"cmd/mayfly": {"", "client", "internal/attest", "internal/policy", "internal/token", "internal/store", "internal/eventlog",
-		"internal/authority", "internal/gateway", "internal/server", "internal/sandbox"},
+		"internal/authority", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox"},
 }
 
 // mayNotImport are outside packages that only the named packages of ours may
@@ -50,10 +51,10 @@ var mayNotImport = map[string][]string{
 	"github.com/goccy/go-yaml":            {"cmd/mayfly"},
 	"math/rand":                           {},
 	"github.com/modelcontextprotocol":     {"internal/gateway", "internal/sandbox", "internal/bench"},
-	"net/http":                            {"client", "internal/attest", "internal/gateway", "internal/server", "internal/sandbox", "cmd/mayfly", "internal/bench", ""},
+	"net/http":                            {"client", "internal/attest", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "cmd/mayfly", "internal/bench", ""},
 	"encoding/json":                       {"client", "internal/sandbox", "internal/bench", "cmd/mayfly", "internal/mayflytest"},
 	"github.com/go-jose/go-jose/v4":       {"internal/jose", "internal/sandbox", "client"},
-	"github.com/go-json-experiment/json":  {"", "internal/strictjson", "internal/jose", "internal/attest", "internal/authority", "internal/token", "internal/policy", "internal/store", "internal/eventlog", "internal/gateway", "internal/server", "internal/sandbox", "client", "cmd/mayfly", "internal/bench"},
+	"github.com/go-json-experiment/json":  {"", "internal/strictjson", "internal/jose", "internal/attest", "internal/authority", "internal/token", "internal/policy", "internal/store", "internal/eventlog", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "client", "cmd/mayfly", "internal/bench"},
 	"github.com/golang-jwt":               {},
 	"go.uber.org/mock":                    {},
 	"github.com/stretchr/testify":         {},

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,16 +31,38 @@ type Admission struct {
 	ended    atomic.Bool
 }
 
-// Admit decides one call and commits the decision, what it spends, the proof it
-// burns and the idle leases it renews, all in one commit or none.
+// decideTries bounds how often one call is decided anew because what it was
+// decided on has moved.
+const decideTries = 8
+
+// Admit decides one call and commits the decision, what it spends, the labels
+// it makes its tree have seen, the approval it uses, the proof it burns and the
+// idle leases it renews, all in one commit or none.
 //
 //	decide ──refused──▶ commit the refusal ──▶ *mayfly.Error (Denied, with the term)
+//	   ├──needs a human──▶ ask, commit ──▶ *mayfly.Error (Denied, term approval)
 //	   └──allowed──▶ commit ──▶ Admission ──Fresh──▶ the target sees the call ──Done
 //
 // A guard of the commit may still refuse: the chain closed meanwhile, a budget
 // was spent by somebody else, the proof was used on another node. Then nothing
-// of it was written, and the refusal is recorded instead.
+// of it was written, and the refusal is recorded instead. Where only what the
+// tree has seen moved, the call is decided again.
 func (a *Authority) Admit(ctx context.Context, s *Session, call mayfly.Call) (*Admission, error) {
+	for range decideTries {
+		ad, err := a.admit(ctx, s, call)
+		if refusedBy(err) != guardSeen {
+			return ad, err
+		}
+		a.seen.forget(s.task().RootTask)
+	}
+	return nil, mayfly.Errorf(mayfly.Unavailable, "what this task's tree has seen changes too fast to decide on; send the request again")
+}
+
+// guardSeen: the tree has seen what it had when the call was decided.
+const guardSeen = "seen"
+
+// admit is one try of Admit; it ends with the guard "seen" where another is due.
+func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call) (*Admission, error) {
 	if err := a.mayAct(); err != nil {
 		return nil, err
 	}
@@ -49,46 +72,61 @@ func (a *Authority) Admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 	if err != nil {
 		return nil, err
 	}
-	target := bundle.Targets[call.Target]
-	q := &policy.Question{
-		Decision:    mayfly.NewID("dec", now),
-		Call:        call,
-		Chain:       bundle.links(chain),
-		Token:       s.verified.Claims.Details,
-		TokenWhole:  s.verified.Whole,
-		Now:         now,
-		SourceIP:    s.presented.Source,
-		TrustDomain: bundle.TrustDomain,
-		Bundle:      bundle.Hash,
-		Policies:    bundle.Policies,
+	q, err := a.question(ctx, bundle, chain, call, now)
+	if err != nil {
+		return nil, err
 	}
-	permit, decision := policy.Decide(q)
+	q.Token, q.TokenWhole, q.SourceIP = s.verified.Claims.Details, s.verified.Whole, s.presented.Source
+	permit, decision, snapshot := policy.Decide(q)
+	var approval *mayfly.Approval
+	if decision.Verdict == mayfly.NeedsApproval {
+		if approval, err = a.approvalFor(ctx, chain, q, &decision); err != nil {
+			return nil, err
+		}
+		if approval.State(now) != mayfly.Approved {
+			return nil, a.askFirst(ctx, s, chain, q, decision, snapshot, approval)
+		}
+		q.Approved = approval.Needs
+		if permit, decision, snapshot = policy.Decide(q); permit == nil {
+			return nil, a.refuseCall(ctx, s, chain, q, decision, snapshot)
+		}
+		decision.Approval = approval.ID
+	}
 	if permit == nil {
-		return nil, a.refuseCall(ctx, s, chain, q, decision, false)
+		return nil, a.refuseCall(ctx, s, chain, q, decision, snapshot)
 	}
-	if target == nil || target.Kind != call.Kind {
+	if q.Target == nil {
 		decision.Verdict, decision.Term, decision.Reason = mayfly.Deny, mayfly.TermToken, "there is no such target"
-		return nil, a.refuseCall(ctx, s, chain, q, decision, false)
+		return nil, a.refuseCall(ctx, s, chain, q, decision, snapshot)
 	}
 
 	if err := permit.Spend(q); err != nil {
 		return nil, err
 	}
-	rec, err := a.db.Prepare(ctx, now, bundle.Hash, s.decided(call, decision))
+	rec, err := a.db.Prepare(ctx, now, bundle.Hash, s.decided(call, decision, snapshot))
 	if err != nil {
 		return nil, err
 	}
 	failpoint.Here("call.prepared")
 	spends := permit.Spends()
+	root := s.task().RootTask
+	fresh := missing(permit.Labels(), q.Seen)
 	var renewed []*mayfly.Task
 	err = a.commit(ctx, rec, func(tx *store.Tx) {
 		renewed = renewed[:0]
 		tx.ChainLive(taskIDs(chain), now)
+		if bundle.labelled() {
+			tx.SeenIs(root, len(q.Seen))
+			tx.ExtendSeen(root, fresh)
+		}
 		if burn := burnProof(s.proof, now); burn != nil {
 			burn(tx)
 		}
+		if approval != nil {
+			tx.UseApproval(approval.ID, now)
+		}
 		for _, sp := range spends {
-			tx.SpendGrant(sp.Task, sp.Grant, sp.Max)
+			spend(tx, sp, now)
 		}
 		for _, t := range chain {
 			if t.Budget > 0 {
@@ -101,25 +139,35 @@ func (a *Authority) Admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 		}
 		tx.OpenCall(decision.ID, s.Task(), now)
 	})
+	deny := func(term mayfly.Term, reason string, next *mayfly.Next) error {
+		decision.Verdict, decision.Term, decision.Reason, decision.Next, decision.Approval = mayfly.Deny, term, reason, next, ""
+		return a.refuseCall(ctx, s, chain, q, decision, snapshot)
+	}
 	switch guard := refusedBy(err); {
 	case err == nil:
 	case guard == guardProof:
 		return nil, a.refuse(ctx, s.refused("call "+call.Grant()), errReplay(), nil)
+	case guard == guardSeen:
+		return nil, err
 	case guard == "chain":
 		a.live.evict(taskIDs(chain)...)
 		if chain, err = a.live.chain(ctx, s.Task()); err != nil {
 			return nil, err
 		}
-		decision.Verdict, decision.Term, decision.Reason = mayfly.Deny, mayfly.TermLiveness, "the task is over"
 		if over := ended(chain, now); over != nil {
-			decision.Reason, decision.Next = over.Message, over.Next
+			return nil, deny(mayfly.TermLiveness, over.Message, over.Next)
 		}
-		return nil, a.refuseCall(ctx, s, chain, q, decision, true)
+		return nil, deny(mayfly.TermLiveness, "the task is over", nil)
+	case guard == guardApproval:
+		err := deny(mayfly.TermApproval, "the approval for this call was used, or ended, meanwhile; send the call again to ask for another",
+			&mayfly.Next{Action: "retry", Detail: "send the call again; it asks for another approval"})
+		if e := mayfly.AsError(err); e.Kind == mayfly.Denied {
+			e.Kind, e.Code = mayfly.Conflict, "approval_used"
+		}
+		return nil, err
 	case strings.HasPrefix(guard, "budget:"), strings.HasPrefix(guard, "task budget:"):
-		decision.Verdict, decision.Term = mayfly.Deny, mayfly.TermBudget
-		decision.Reason = "the budget of " + call.Grant() + " is spent"
-		decision.Next = &mayfly.Next{Action: "none", Detail: "ask whoever delegated this task for a new one"}
-		return nil, a.refuseCall(ctx, s, chain, q, decision, true)
+		reason, next := a.spentBudget(ctx, guard, &call, spends, now)
+		return nil, deny(mayfly.TermBudget, reason, next)
 	default:
 		return nil, err
 	}
@@ -128,25 +176,120 @@ func (a *Authority) Admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 		until, _ := t.RenewIdle(now)
 		a.live.renewed(t, until)
 	}
+	if len(fresh) > 0 {
+		a.seen.extend(root, q.Seen, fresh)
+	}
 	return &Admission{
-		a: a, session: s, decision: decision, call: call, target: target,
+		a: a, session: s, decision: decision, call: call, target: q.Target,
 		bundle: bundle, at: now, epoch: a.epoch.Load(), spends: spends,
 	}, nil
 }
 
+// question is what is asked about a call of the last task of chain, but for the
+// token it came with.
+func (a *Authority) question(ctx context.Context, b *Bundle, chain []*mayfly.Task, call mayfly.Call, now time.Time) (*policy.Question, error) {
+	target := b.Targets[call.Target]
+	if target != nil && target.Kind != call.Kind {
+		target = nil
+	}
+	q := &policy.Question{
+		Decision:    mayfly.NewID("dec", now),
+		Call:        call,
+		Chain:       b.links(chain),
+		Now:         now,
+		TrustDomain: b.TrustDomain,
+		Bundle:      b.Hash,
+		Policies:    b.Policies,
+		Target:      target,
+		Pin:         a.pinFor(target, &call),
+	}
+	if b.labelled() {
+		var err error
+		if q.Seen, err = a.seenBy(ctx, chain[len(chain)-1].RootTask); err != nil {
+			return nil, err
+		}
+	}
+	return q, nil
+}
+
+// spend counts what an allow costs.
+func spend(tx *store.Tx, sp policy.Spend, now time.Time) {
+	switch sp.Kind {
+	case policy.SpendSum:
+		tx.SpendSum(sp.Task, sp.Grant, sp.Argument, sp.Amount, sp.Max)
+	case policy.SpendRate:
+		tx.SpendRate(sp.Task, sp.Grant, sp.Max, sp.Per, now)
+	default:
+		tx.SpendGrant(sp.Task, sp.Grant, sp.Max)
+	}
+}
+
+// giveBack takes back what a call cost that no target saw. A rate keeps it.
+func giveBack(tx *store.Tx, sp policy.Spend) {
+	switch sp.Kind {
+	case policy.SpendSum:
+		tx.GiveBackSum(sp.Task, sp.Grant, sp.Argument, sp.Amount)
+	case policy.SpendRate:
+	default:
+		tx.GiveBack(sp.Task, sp.Grant)
+	}
+}
+
+// room reports whether sp could be counted now. Only the commit knows for sure.
+func (a *Authority) room(ctx context.Context, sp policy.Spend, now time.Time) (bool, error) {
+	if sp.Kind == policy.SpendRate {
+		n, err := a.db.RateCount(ctx, sp.Task, sp.Grant, sp.Per, now)
+		return n < sp.Max, err
+	}
+	used, err := a.db.Counters(ctx, sp.Task)
+	if err != nil {
+		return false, err
+	}
+	if sp.Kind == policy.SpendSum {
+		return sp.Amount <= sp.Max-used[store.SumKey(sp.Grant, sp.Argument)], nil
+	}
+	return used[sp.Grant] < sp.Max, nil
+}
+
+// spentBudget says which budget refused.
+func (a *Authority) spentBudget(ctx context.Context, guard string, call *mayfly.Call, spends []policy.Spend, now time.Time) (string, *mayfly.Next) {
+	none := &mayfly.Next{Action: "none", Detail: "ask whoever delegated this task for a new one"}
+	for _, sp := range spends {
+		if guard != "budget:"+string(sp.Task)+":"+sp.Grant {
+			continue
+		}
+		if ok, err := a.room(ctx, sp, now); ok || err != nil {
+			continue
+		}
+		switch sp.Kind {
+		case policy.SpendSum:
+			return "the budget of " + call.Grant() + " has not enough left for this " + sp.Argument,
+				&mayfly.Next{Action: "retry", Detail: "send the call with a smaller " + sp.Argument + ", or ask whoever delegated this task for a new one"}
+		case policy.SpendRate:
+			return fmt.Sprintf("%s may be called %d times in %s, and was", call.Grant(), sp.Max, sp.Per),
+				&mayfly.Next{Action: "retry", Detail: "wait, and send the call again; within " + sp.Per.String() + " there is room"}
+		}
+	}
+	if strings.HasPrefix(guard, "task budget:") {
+		return "the calls this task, or one above it, may make are spent", none
+	}
+	return "the budget of " + call.Grant() + " is spent", none
+}
+
 // decided is the record of a decision on s's call.
-func (s *Session) decided(call mayfly.Call, d mayfly.Decision) mayfly.CallDecided {
+func (s *Session) decided(call mayfly.Call, d mayfly.Decision, snapshot *mayfly.Snapshot) mayfly.CallDecided {
 	return mayfly.CallDecided{
 		Decision: d, Task: s.Task(), Root: s.task().Root,
 		Surface: call.Kind, Target: call.Target, Action: call.Action,
 		Digest: call.Digest, Size: call.Size,
 		JTI: s.verified.Claims.JTI, Source: s.presented.Source, Trace: s.presented.Trace,
+		Snapshot: snapshot,
 	}
 }
 
 // refuseCall commits a refusal, burning the proof, and returns it as an error.
-func (a *Authority) refuseCall(ctx context.Context, s *Session, chain []*mayfly.Task, q *policy.Question, d mayfly.Decision, afterGuard bool) error {
-	err := a.record(ctx, s.decided(q.Call, d), burnProof(s.proof, q.Now))
+func (a *Authority) refuseCall(ctx context.Context, s *Session, chain []*mayfly.Task, q *policy.Question, d mayfly.Decision, snapshot *mayfly.Snapshot) error {
+	err := a.record(ctx, s.decided(q.Call, d, snapshot), burnProof(s.proof, q.Now))
 	if refusedBy(err) == guardProof {
 		return a.refuse(ctx, s.refused("call "+q.Call.Grant()), errReplay(), nil)
 	}
@@ -155,13 +298,15 @@ func (a *Authority) refuseCall(ctx context.Context, s *Session, chain []*mayfly.
 	}
 	e := mayfly.Errorf(mayfly.Denied, "%s", d.Reason)
 	e.Decision, e.Term, e.Next = d.ID, d.Term, d.Next
-	if d.Term == mayfly.TermLiveness {
+	switch d.Term {
+	case mayfly.TermLiveness:
 		e.Kind, e.Code = mayfly.Unauthenticated, "invalid_token"
-	}
-	// The task was not granted what its profile could be: a client can step up
-	// (MCP authorization, insufficient_scope).
-	if d.Term == mayfly.TermTask || d.Term == mayfly.TermToken {
-		if p := a.Bundle().Profiles[chain[len(chain)-1].Profile]; p != nil && !afterGuard {
+	case mayfly.TermTool:
+		e.Code = "tool_changed"
+	case mayfly.TermTask, mayfly.TermToken:
+		// The task was not granted what its profile could be: a client can step up
+		// (MCP authorization, insufficient_scope).
+		if p := a.Bundle().Profiles[chain[len(chain)-1].Profile]; p != nil && q.Target != nil {
 			if _, within, _ := mayfly.Match(p.Grants, q.Call); within {
 				e.Code, e.Scope = "insufficient_scope", q.Call.Grant()
 			}
@@ -218,7 +363,8 @@ type Outcome struct {
 }
 
 // Done records what became of the call, in the background and until it is
-// written. A call of which the target saw no byte gets its budget back. The
+// written. A call of which the target saw no byte gets its budget and its
+// approval back. The
 // last call that a task's own budget paid for ends the task here, after its
 // answer.
 // Further calls of Done do nothing.
@@ -242,7 +388,10 @@ func (ad *Admission) Done(o Outcome) {
 				tx.EndCall(ad.decision.ID)
 				if o.Name == "not-sent" {
 					for _, sp := range ad.spends {
-						tx.GiveBack(sp.Task, sp.Grant)
+						giveBack(tx, sp)
+					}
+					if ad.decision.Approval != "" {
+						tx.GiveBackApproval(ad.decision.Approval)
 					}
 					for _, t := range s.chain {
 						if t.Budget > 0 {

@@ -55,6 +55,8 @@ type Authority struct {
 	reload sync.Mutex // one reload at a time
 
 	live     *liveTasks
+	pins     pins
+	seen     seenMemory
 	open     openCalls
 	failures failures
 	passed   atomic.Int64
@@ -91,7 +93,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	}
 	a.writing, a.giveUp = context.WithCancel(context.Background())
 	a.live = newLiveTasks(a.db)
-	a.bundle.Store(c.Bundle)
+	a.bundle.Store(c.Bundle.ready())
 
 	// Time never runs backwards across a restart: what the store has seen is
 	// past, whatever the wall clock now says.
@@ -107,7 +109,13 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	if err := a.confirmEpoch(ctx); err != nil {
 		return nil, err
 	}
-	err = a.record(ctx, mayfly.ServerStarted{Node: a.node, Version: a.version, Bundle: c.Bundle.Hash}, nil)
+	keep, err := c.Bundle.keep()
+	if err != nil {
+		return nil, err
+	}
+	err = a.record(ctx, mayfly.ServerStarted{Node: a.node, Version: a.version, Bundle: c.Bundle.Hash}, func(tx *store.Tx) {
+		keep(tx, a.clock.now())
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -158,10 +166,17 @@ func (a *Authority) Reload(ctx context.Context, next *Bundle) error {
 	if previous.Issuer != next.Issuer || previous.TrustDomain != next.TrustDomain {
 		return mayfly.Errorf(mayfly.Invalid, "issuer and trust_domain cannot change while the server runs; restart it")
 	}
-	if err := a.record(ctx, mayfly.BundleLoaded{Bundle: next.Hash, Previous: previous.Hash}, nil); err != nil {
+	keep, err := next.keep()
+	if err != nil {
 		return err
 	}
-	a.bundle.Store(next)
+	err = a.record(ctx, mayfly.BundleLoaded{Bundle: next.Hash, Previous: previous.Hash}, func(tx *store.Tx) {
+		keep(tx, a.clock.now())
+	})
+	if err != nil {
+		return err
+	}
+	a.bundle.Store(next.ready())
 	return nil
 }
 

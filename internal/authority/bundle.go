@@ -21,8 +21,11 @@ type Bundle struct {
 	Sources     *attest.Sources
 	Policies    *policy.Set
 	PolicyFiles map[string][]byte     // the text of Policies, by file name
+	Schema      policy.Schema         // what Policies were checked against
 	Clients     map[string]ClientInfo // OAuth clients by id
 	Webhooks    []Webhook
+
+	hasLabels bool // what a tree has seen matters; ready works it out
 }
 
 // Webhook is told of approvals that wait.

@@ -127,12 +127,24 @@ func (a *Authority) Delegate(ctx context.Context, p Presented, r DelegateRequest
 	if w.session != nil {
 		purpose.Verified = false // an agent's word, whoever it works for
 	}
-	permit, decision := policy.DecideOpen(&policy.OpenQuestion{
+	question := &policy.OpenQuestion{
 		Decision: mayfly.NewID("dec", now), Root: root, Parent: b.links(chain), Profile: profile, Grants: grants,
 		Purpose: purpose, Now: now, Bundle: b.Hash, Policies: b.Policies, TrustDomain: b.TrustDomain, DelegateOnly: true, SourceIP: p.Source,
-	})
+	}
+	permit, decision := policy.DecideOpen(question)
+	var approval *mayfly.Approval
+	if decision.Verdict == mayfly.NeedsApproval {
+		if approval, err = a.openingApproval(ctx, question, &decision); err != nil {
+			return DelegateAnswer{}, err
+		}
+		if approval.State(now) != mayfly.Approved {
+			return DelegateAnswer{}, a.askToOpen(ctx, refused, approval, chain, &decision, w.burn(a))
+		}
+		question.Approved = approval.Needs
+		permit, decision = policy.DecideOpen(question)
+	}
 	if permit == nil {
-		refused.Decision = decision.ID
+		refused.Decision, refused.Policies = decision.ID, decision.Policies
 		return fail(refusedOpening(decision))
 	}
 
@@ -167,12 +179,17 @@ func (a *Authority) Delegate(ctx context.Context, p Presented, r DelegateRequest
 		if burn := w.burn(a); burn != nil {
 			burn(tx)
 		}
+		if approval != nil {
+			tx.UseApproval(approval.ID, now)
+		}
 		tx.InsertDelegation(d, hash)
 	})
 	switch guard := refusedBy(err); guard {
 	case "":
 	case guardProof:
 		return DelegateAnswer{}, a.refuse(ctx, refused, errReplay(), nil)
+	case guardApproval:
+		return DelegateAnswer{}, a.refuse(ctx, refused, answeredMeanwhile(), nil)
 	case "revocation":
 		return DelegateAnswer{}, a.refuse(ctx, refused, errRevoked("the delegator, the profile or a source"), nil)
 	default:

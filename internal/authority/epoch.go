@@ -13,6 +13,7 @@ const (
 	epochToken      = "token"      // this token id was revoked
 	epochRevocation = "revocation" // the kill switch was thrown or lifted
 	epochKeys       = "keys"       // the signing keys changed
+	epochPins       = "pins"       // a tool changed, or was accepted as changed
 )
 
 // confirmEvery is how often the epoch is asked for where no notice comes: well
@@ -69,10 +70,13 @@ func (a *Authority) applyEpoch(ctx context.Context, newest int64) error {
 		if err := a.readRevokedTokens(ctx); err != nil {
 			return err
 		}
+		if err := a.readPins(ctx); err != nil {
+			return err
+		}
 		a.epoch.Store(newest)
 		return nil
 	}
-	keys, tokens := false, false
+	keys, tokens, pins := false, false, false
 	for seen < newest {
 		changes, err := a.db.EpochChangesSince(ctx, seen, 1000)
 		if err != nil {
@@ -91,16 +95,23 @@ func (a *Authority) applyEpoch(ctx context.Context, newest int64) error {
 				a.live.evictAll()
 			case epochKeys:
 				keys = true
+			case epochPins:
+				pins = true
 			default: // a newer node's word: forget everything
 				a.live.evictAll()
-				keys, tokens = true, true
+				keys, tokens, pins = true, true, true
 			}
 			seen = c.N
 		}
 	}
 	if seen < newest {
 		a.live.evictAll()
-		keys, tokens = true, true
+		keys, tokens, pins = true, true, true
+	}
+	if pins {
+		if err := a.readPins(ctx); err != nil {
+			return err
+		}
 	}
 	if keys {
 		if err := a.readSigningKeys(ctx); err != nil {

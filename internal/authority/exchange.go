@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -111,10 +112,45 @@ func (a *Authority) Exchange(ctx context.Context, r ExchangeRequest) (TokenAnswe
 // fail records a refusal: singly where somebody showed who they are, counted
 // where nobody did.
 func (x *exchange) fail(ctx context.Context, err error) error {
+	if r, ok := errors.AsType[recorded](err); ok {
+		return r.error
+	}
 	if !x.known {
 		return x.a.unauthenticated("token", &x.r.Presented, err)
 	}
 	return x.a.refuse(ctx, x.refused, err, x.burnAll)
+}
+
+// recorded is a refusal of which there is a record already.
+type recorded struct{ error }
+
+// asOpening makes a refusal one of the token endpoint, which knows no 403 (RFC
+// 6749 section 5.2).
+func asOpening(err error) error {
+	if e := mayfly.AsError(err); e.Kind == mayfly.Denied {
+		e.Kind = mayfly.Invalid
+	}
+	return err
+}
+
+// openingApproval finds the approval that fits an opening, or a ticket, exactly:
+// who delegates what to which profile, for which agent and purpose. If there is
+// none it gives one that has not been asked for.
+func (a *Authority) openingApproval(ctx context.Context, q *policy.OpenQuestion, d *mayfly.Decision) (*mayfly.Approval, error) {
+	var parent *mayfly.Task
+	if n := len(q.Parent); n > 0 {
+		parent = q.Parent[n-1].Task
+	}
+	what := "open"
+	if q.DelegateOnly {
+		what = "ticket"
+	}
+	ap, err := a.approvalOf(ctx, "open", parent, q.Grants, q.Now, d, what,
+		string(q.Root.Kind), q.Root.ID, q.Profile.Name, q.Purpose.Text, q.Agent.Source, q.Agent.Subject, q.Agent.Client)
+	if err == nil && isNew(ap, d) {
+		ap.Profile, ap.Root, ap.Purpose = q.Profile.Name, q.Root, q.Purpose
+	}
+	return ap, err
 }
 
 func (x *exchange) burnAll(tx *store.Tx) {
@@ -549,14 +585,26 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 		oq.Evidence = &s
 	}
 	permit, decision := policy.DecideOpen(oq)
+	var approval *mayfly.Approval
+	if decision.Verdict == mayfly.NeedsApproval {
+		if approval, err = x.a.openingApproval(ctx, oq, &decision); err != nil {
+			return TokenAnswer{}, err
+		}
+		if approval.State(now) != mayfly.Approved {
+			err := x.a.askToOpen(ctx, x.refused, approval, x.chain, &decision, x.burnAll)
+			return TokenAnswer{}, recorded{asOpening(err)}
+		}
+		oq.Approved = approval.Needs
+		permit, decision = policy.DecideOpen(oq)
+	}
 	if permit == nil {
-		x.refused.Decision = decision.ID
+		x.refused.Decision, x.refused.Policies = decision.ID, decision.Policies
 		return TokenAnswer{}, refusedOpening(decision)
 	}
 
 	t := &mayfly.Task{
 		ID: mayfly.NewTaskID(now), Profile: p.Name, Bundle: b.Hash, Purpose: purpose, Root: x.root,
-		Grants: grants, Agent: x.agent, Key: key, OpenedAt: now, Deadline: now.Add(ttl), Idle: idle, Budget: budget,
+		Grants: grants, Named: grants, Agent: x.agent, Key: key, OpenedAt: now, Deadline: now.Add(ttl), Idle: idle, Budget: budget,
 	}
 	t.RootTask = t.ID
 	e := mayfly.TaskOpened{
@@ -608,6 +656,9 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 			tx.AddChild(parent.ID, int64(b.childrenOf(parent)))
 		}
 		x.burnAll(tx)
+		if approval != nil {
+			tx.UseApproval(approval.ID, now)
+		}
 		tx.InsertTask(t)
 	})
 	// Sign while the batch commits; release only after it has.
@@ -628,6 +679,8 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 		return TokenAnswer{}, errRevoked("the profile, a source or the client")
 	case "ticket":
 		return TokenAnswer{}, badRequest("this ticket was used, or expired, meanwhile; ask for a new one")
+	case guardApproval:
+		return TokenAnswer{}, mayfly.Coded(mayfly.Invalid, "access_denied", "the approval for this was used, or ended, meanwhile; send the request again to ask for another")
 	case "children":
 		return TokenAnswer{}, badRequest("the delegating task has as many children as it may have (%d)", b.childrenOf(parent))
 	default:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/failpoint"
+	"github.com/mayfly-id/mayfly/internal/policy"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
@@ -46,11 +47,34 @@ func (w who) above(t *mayfly.Task) bool {
 	return w.session != nil && slices.Contains(t.Ancestors, w.session.Task())
 }
 
-// mayRead: the operator, the root delegator, the task itself, and a task above.
-func (w who) mayRead(t *mayfly.Task) bool { return w.operator || w.owns(t) || w.is(t) || w.above(t) }
+// mayRead: the operator, the root delegator, the task itself, a task above, and
+// a human whom a policy permits to.
+func (w who) mayRead(t *mayfly.Task) bool {
+	return w.operator || w.owns(t) || w.is(t) || w.above(t) || w.permitted(policy.MayRead, t)
+}
 
-// mayRevoke: the operator, the root delegator, and a task above.
-func (w who) mayRevoke(t *mayfly.Task) bool { return w.operator || w.owns(t) || w.above(t) }
+// mayRevoke: the operator, the root delegator, a task above, and a human whom a
+// policy permits to.
+func (w who) mayRevoke(t *mayfly.Task) bool {
+	return w.operator || w.owns(t) || w.above(t) || w.permitted(policy.MayRevoke, t)
+}
+
+// permitted reports whether a policy lets w, a human with a token that no agent
+// is handed, do this to a task of somebody else's.
+func (w who) permitted(may func(*policy.Set, *policy.TaskQuestion) (bool, string), t *mayfly.Task) bool {
+	human, ok := w.human()
+	if !ok {
+		return false
+	}
+	chain, err := w.chain(t.ID)
+	if err != nil {
+		return false
+	}
+	ok, _ = may(w.bundle.Policies, &policy.TaskQuestion{
+		Subject: human, Chain: w.bundle.links(chain), Now: w.at, SourceIP: w.source, TrustDomain: w.bundle.TrustDomain,
+	})
+	return ok
+}
 
 // mayMove reads the task that w wants to move, refusing (and recording) where
 // allowed says no.
@@ -223,7 +247,7 @@ func (a *Authority) Narrow(ctx context.Context, p Presented, id string, to []may
 		if burn := w.burn(a); burn != nil {
 			burn(tx)
 		}
-		tx.Narrow(t.ID, left, t.Version)
+		tx.SetGrants(t.ID, left, t.Version)
 		tx.Advance(epochTask, string(t.ID), now)
 	})
 	switch guard := refusedBy(err); {

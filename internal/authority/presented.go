@@ -117,6 +117,13 @@ type who struct {
 	operator bool
 	session  *Session       // a task's own token
 	caller   *attest.Caller // a source's token
+
+	// With caller, what policies are asked about it with: the rules it came
+	// under, when and from where it came, and how a task's chain is read.
+	bundle *Bundle
+	at     time.Time
+	source string
+	chain  func(mayfly.TaskID) ([]*mayfly.Task, error)
 }
 
 // name is how who is written in records.
@@ -164,5 +171,6 @@ func (a *Authority) identify(ctx context.Context, p *Presented) (who, error) {
 		r := mayfly.RequestRefused{What: "api", Root: c.Subject(), Source: p.Source}
 		return who{}, a.refuse(ctx, r, err, nil)
 	}
-	return who{caller: &c}, nil
+	chain := func(id mayfly.TaskID) ([]*mayfly.Task, error) { return a.live.chain(ctx, id) }
+	return who{caller: &c, bundle: a.Bundle(), at: a.clock.now(), source: p.Source, chain: chain}, nil
 }

@@ -56,6 +56,9 @@ func (a *Authority) reapOnce(ctx context.Context) error {
 		if a.mayAct() != nil {
 			return nil // nothing is decided without the lease, endings included
 		}
+		if err := a.holdWaiting(ctx); err != nil {
+			return err
+		}
 		now := a.clock.now()
 		expired, err := a.db.Expired(ctx, now, reapBatch)
 		if err != nil {
@@ -164,7 +167,7 @@ func (a *Authority) recoverCalls(ctx context.Context) {
 func (a *Authority) tidy(ctx context.Context) {
 	now := a.clock.now()
 	a.live.dropExpired(now)
-	if err := a.db.Keep(ctx, func(b *store.Books) { b.PurgeOnce(now) }); err != nil && ctx.Err() == nil {
+	if err := a.db.Keep(ctx, func(b *store.Books) { b.PurgeOnce(now); b.DropRequests(now) }); err != nil && ctx.Err() == nil {
 		a.logger.Warn("expired single-use marks could not be dropped", "error", err)
 	}
 }

@@ -29,10 +29,13 @@ type TaskView struct {
 	RetiredAt *time.Time         `json:"retired_at,omitempty"`
 	ClosedBy  string             `json:"closed_by,omitempty"`
 	Budget    []BudgetView       `json:"budget,omitempty"`
+	Seen      []string           `json:"labels_seen,omitempty"` // by the whole tree under its root task
 	Key       string             `json:"jkt,omitempty"`
 	Evidence  mayfly.Evidence    `json:"evidence"`
 	Dlg       string             `json:"dlg"`
 	Ticket    string             `json:"delegation,omitempty"` // the ticket's delegation it was opened with
+
+	root mayfly.TaskID
 }
 
 // RootView is the root delegator.
@@ -51,6 +54,23 @@ type BudgetView struct {
 	Grant string        `json:"grant,omitempty"`
 	Calls int64         `json:"calls"`
 	Used  int64         `json:"used"`
+	// Sums are what arguments may add up to, and have.
+	Sums []SumView `json:"sums,omitempty"`
+	Rate *RateView `json:"rate,omitempty"`
+}
+
+// SumView is what one argument may add up to, as decimals.
+type SumView struct {
+	Argument string `json:"argument"`
+	Max      string `json:"max"`
+	Used     string `json:"used"`
+}
+
+// RateView is how often in what time.
+type RateView struct {
+	Calls int64  `json:"calls"`
+	Per   string `json:"per"`
+	Used  int64  `json:"used"` // in the time before now
 }
 
 // view renders row as of now. A task below one that is over is over too.
@@ -90,6 +110,7 @@ func (a *Authority) view(ctx context.Context, row *store.TaskRow) TaskView {
 		Dlg:       t.Dlg,
 		Ticket:    t.Ticket,
 		ClosedBy:  t.ClosedBy,
+		root:      t.RootTask,
 	}
 	for _, id := range t.Chain() {
 		v.Chain = append(v.Chain, string(id))
@@ -106,18 +127,35 @@ func (a *Authority) view(ctx context.Context, row *store.TaskRow) TaskView {
 	return v
 }
 
-// spent adds to v what is used of the budgets of its grants.
+// spent adds to v what is used of the budgets of its grants, and what its tree
+// has seen.
 func (a *Authority) spent(ctx context.Context, v TaskView) (TaskView, error) {
-	used, err := a.db.Spent(ctx, v.ID)
+	used, err := a.db.Counters(ctx, v.ID)
 	if err != nil {
 		return TaskView{}, err
 	}
 	for _, g := range v.Grants {
-		if g.Budget.Calls > 0 {
-			v.Budget = append(v.Budget, BudgetView{Task: v.ID, Grant: g.String(), Calls: g.Budget.Calls, Used: used[g.Key()]})
+		if !g.Budget.Limits() {
+			continue
 		}
+		key := g.Key()
+		b := BudgetView{Task: v.ID, Grant: g.String(), Calls: g.Budget.Calls, Used: used[key]}
+		for _, sum := range g.Budget.Sum {
+			b.Sums = append(b.Sums, SumView{
+				Argument: sum.Argument, Max: mayfly.FormatDecimal(sum.Max), Used: mayfly.FormatDecimal(used[store.SumKey(key, sum.Argument)]),
+			})
+		}
+		if rate := g.Budget.Rate; rate.Calls > 0 {
+			n, err := a.db.RateCount(ctx, v.ID, key, rate.Per, a.clock.now())
+			if err != nil {
+				return TaskView{}, err
+			}
+			b.Rate = &RateView{Calls: rate.Calls, Per: rate.Per.String(), Used: n}
+		}
+		v.Budget = append(v.Budget, b)
 	}
-	return v, nil
+	v.Seen, err = a.db.Seen(ctx, v.root)
+	return v, err
 }
 
 // Task reads one task.
@@ -163,7 +201,8 @@ type TaskPage struct {
 }
 
 // Tasks lists tasks, newest first: all for the operator, their own for a
-// delegator, itself and what is below it for a task.
+// delegator and those that policies let a human read, itself and what is below
+// it for a task.
 func (a *Authority) Tasks(ctx context.Context, p Presented, f TaskFilter) (TaskPage, error) {
 	w, err := a.identify(ctx, &p)
 	if err != nil {
@@ -182,9 +221,15 @@ func (a *Authority) Tasks(ctx context.Context, p Presented, f TaskFilter) (TaskP
 		State: mayfly.TaskState(f.State), Now: a.clock.now(), Profile: f.Profile, RootSub: f.Root, Target: f.Target,
 		After: f.Cursor, Limit: f.Limit + 1,
 	}
+	// A human with a token that no agent is handed may read what policies let
+	// them, task by task; everybody else what is theirs by its root or chain.
+	visible := func(*mayfly.Task) bool { return true }
+	_, human := w.human()
 	switch {
 	case w.session != nil:
 		sf.Under = w.session.Task()
+	case human:
+		visible = w.mayRead
 	case w.caller != nil:
 		s := w.caller.Subject()
 		if f.Root != "" && f.Root != s.ID {
@@ -192,17 +237,25 @@ func (a *Authority) Tasks(ctx context.Context, p Presented, f TaskFilter) (TaskP
 		}
 		sf.RootSub, sf.RootKind = s.ID, s.Kind
 	}
-	rows, err := a.db.ListTasks(ctx, sf)
-	if err != nil {
-		return TaskPage{}, err
-	}
 	page := TaskPage{Tasks: []TaskView{}}
-	for i, r := range rows {
-		if i == f.Limit {
-			page.Next = string(rows[i-1].ID)
-			break
+	for {
+		rows, err := a.db.ListTasks(ctx, sf)
+		if err != nil {
+			return TaskPage{}, err
 		}
-		page.Tasks = append(page.Tasks, a.view(ctx, r))
+		for _, r := range rows {
+			if !visible(&r.Task) {
+				continue
+			}
+			if len(page.Tasks) == f.Limit {
+				page.Next = string(page.Tasks[f.Limit-1].ID)
+				return page, nil
+			}
+			page.Tasks = append(page.Tasks, a.view(ctx, r))
+		}
+		if len(rows) < sf.Limit {
+			return page, nil
+		}
+		sf.After = string(rows[len(rows)-1].ID)
 	}
-	return page, nil
 }
