@@ -284,7 +284,9 @@ func (l *loader) policies(name string, c *Config) {
 			}
 		}
 		if len(l.bad) == before {
-			l.bad = append(l.bad, problem{File: l.show(l.resolve("policies")), Message: err.Error()})
+			// Each is right by itself: two of them do not go together.
+			base, _, _ := strings.Cut(err.Error(), ":")
+			l.bad = append(l.bad, cedarProblem(l.show(or(paths[base], l.resolve(or(name, "policies")))), base, err))
 		}
 		return
 	}

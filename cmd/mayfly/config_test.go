@@ -298,6 +298,14 @@ func TestEveryBrokenPolicyIsNamed(t *testing.T) {
 	}
 }
 
+func TestPoliciesThatDoNotGoTogetherAreNamed(t *testing.T) {
+	_, err := load(t, map[string]string{"policies/more.cedar": "\n" + goodPolicy})
+	p, ok := errors.AsType[problems](err)
+	if !ok || len(p) != 1 || filepath.Base(p[0].File) != "more.cedar" || p[0].Line != 2 || !strings.Contains(p[0].Message, "guard.cedar:1") {
+		t.Errorf("err = %v, want more.cedar:2 to say that guard.cedar:1 has the same id", err)
+	}
+}
+
 func TestLimitsAreTakenOrNamed(t *testing.T) {
 	c, err := load(t, map[string]string{"mayfly.yaml": goodServer + "limits: {token: {per_second: 2, burst: 3}, loopback: true}\n"})
 	if err != nil {
@@ -455,7 +463,7 @@ func TestNearest(t *testing.T) {
 // FuzzYAML: whatever the file holds, it is read or refused with a place; what is
 // read is JSON.
 func FuzzYAML(f *testing.F) {
-	for _, s := range []string{goodServer, goodProfile, "", "a: &x [1]\nb: *x", "{a: b", "- - - 1", "a: |\n  x\n", "? x\n: y", "a: 0x10", "\xff", "a: .inf", "a: {<<: {b: 1}}", "!!map {a: 1}", "\"\": 1"} {
+	for _, s := range []string{goodServer, goodProfile, richServer, richProfile, "", "a: &x [1]\nb: *x", "{a: b", "- - - 1", "a: |\n  x\n", "? x\n: y", "a: 0x10", "\xff", "a: .inf", "a: {<<: {b: 1}}", "!!map {a: 1}", "\"\": 1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
