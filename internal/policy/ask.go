@@ -63,7 +63,8 @@ func (w *world) ask(s *Set, action cedar.EntityUID, principal being) (v verdict)
 	if p.empty() {
 		return v
 	}
-	a, broken, failed := s.ask(&p, w, cedar.Request{Principal: principal.uid, Action: action, Resource: w.resource.uid, Context: w.record()})
+	w.prepare(principal, p.read)
+	a, broken, failed := s.ask(&p, w, cedar.Request{Principal: principal.uid, Action: action, Resource: w.resource.uid, Context: w.record(p.read)})
 	if failed {
 		v.broken = true
 		if broken != "" {

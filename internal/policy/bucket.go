@@ -31,8 +31,11 @@ type shelf struct {
 	byPrincipal map[cedar.EntityUID]*slot
 }
 
-// slot holds positions in the set.
-type slot struct{ forbids, permits []int }
+// slot holds positions in the set, and what of the context these policies read.
+type slot struct {
+	forbids, permits []int
+	read             parts
+}
 
 var actions = []cedar.EntityUID{actionUse, actionDelegate, actionApprove, actionRead, actionRevoke}
 
@@ -45,13 +48,14 @@ func (s *Set) index() {
 	for i := range s.policies {
 		p := s.policies[i].policy
 		s.byID[cedar.PolicyID(s.policies[i].id)] = i
-		s.readsSeen = s.readsSeen || reads(p, "seen")
 		tree := (*ast.Policy)(p.AST())
+		read := partsRead(tree)
+		s.readsSeen = s.readsSeen || read&partSeen != 0
 		who, kinds := principalScope(tree.Principal)
 		what := resourceScope(tree.Resource)
 		for _, action := range actionScope(tree.Action) {
 			for _, kind := range kinds {
-				s.slot(bucketKey{action, kind}, what, who).add(i, p.Effect())
+				s.slot(bucketKey{action, kind}, what, who).add(i, p.Effect(), read)
 			}
 		}
 	}
@@ -77,12 +81,61 @@ func (s *Set) slot(key bucketKey, what, who cedar.EntityUID) *slot {
 	return sh.byPrincipal[who]
 }
 
-func (s *slot) add(i int, effect cedar.Effect) {
+func (s *slot) add(i int, effect cedar.Effect, read parts) {
+	s.read |= read
 	if effect == cedar.Forbid {
 		s.forbids = append(s.forbids, i)
 	} else {
 		s.permits = append(s.permits, i)
 	}
+}
+
+// partsRead are the attributes of the context that a policy reads, or asks for:
+// all, where it does anything else with the context than to name one; and
+// whether it reads attributes of anything else, which could be an entity.
+func partsRead(tree *ast.Policy) (read parts) {
+	for _, condition := range tree.Conditions {
+		ast.Inspect(ast.NewNode(condition.Body), func(n ast.IsNode) bool {
+			var arg ast.IsNode
+			var name string
+			switch n := n.(type) {
+			case ast.NodeTypeAccess:
+				arg, name = n.Arg, string(n.Value)
+			case ast.NodeTypeHas:
+				arg, name = n.Arg, string(n.Value)
+			case ast.NodeTypeGetTag, ast.NodeTypeHasTag:
+				read |= partAttributes
+				return true
+			case ast.NodeTypeVariable:
+				if n.Name == "context" {
+					read = partAll
+				}
+				return false
+			default:
+				return true
+			}
+			switch {
+			case isContext(arg):
+				read |= partNames[name]
+				return false
+			case !isRecord(arg):
+				read |= partAttributes
+			}
+			return true
+		})
+	}
+	return read
+}
+
+func isContext(n ast.IsNode) bool {
+	v, ok := n.(ast.NodeTypeVariable)
+	return ok && v.Name == "context"
+}
+
+// isRecord reports whether n is one of the records of the context.
+func isRecord(n ast.IsNode) bool {
+	a, ok := n.(ast.NodeTypeAccess)
+	return ok && isContext(a.Arg) && (a.Value == "arguments" || a.Value == "chain")
 }
 
 // principalScope is the entity that a principal must be or be in, zero for any,
@@ -133,7 +186,10 @@ func resourceScope(scope ast.IsResourceScopeNode) cedar.EntityUID {
 }
 
 // picked are the positions of the policies whose heads may fit a request.
-type picked struct{ forbids, permits [][]int }
+type picked struct {
+	forbids, permits [][]int
+	read             parts // of the context, by any of them
+}
 
 func (p *picked) empty() bool { return len(p.forbids) == 0 && len(p.permits) == 0 }
 
@@ -141,6 +197,7 @@ func (p *picked) take(s *slot) {
 	if s == nil {
 		return
 	}
+	p.read |= s.read
 	if len(s.forbids) > 0 {
 		p.forbids = append(p.forbids, s.forbids)
 	}

@@ -63,7 +63,7 @@ var (
 )
 
 // world is the entities and the context of one question. An entity is made when
-// a policy asks about it: most ask about few. So is the context.
+// a policy asks about it: most ask about few. So is what of the context is read.
 type world struct {
 	trustDomain string
 	now         time.Time
@@ -82,8 +82,9 @@ type world struct {
 	action   string // "" where the resource is the target
 	resource being
 
-	made    bool
-	context cedar.Record
+	principal being
+	known     []cedar.Entity // made before
+	bare      bool           // nobody reads an attribute of an entity
 }
 
 // sight is what policies see of a call beside what it acts on.
@@ -170,23 +171,52 @@ func (w *world) onGrant(g *mayfly.Grant) {
 // Get gives one entity to Cedar. What is not in the question does not exist:
 // asking for an attribute of it is an error, which refuses.
 func (w *world) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
+	for i := range w.known {
+		if w.known[i].UID == uid {
+			return w.known[i], true
+		}
+	}
+	e, ok := w.entity(uid)
+	if ok {
+		w.known = append(w.known, e)
+	}
+	return e, ok
+}
+
+// prepare readies the entities for a request and policies that read this much.
+func (w *world) prepare(principal being, read parts) {
+	w.principal = principal
+	bare := read&partAttributes == 0
+	if w.bare && !bare {
+		w.known = nil
+	}
+	w.bare = bare
+}
+
+func (w *world) entity(uid cedar.EntityUID) (cedar.Entity, bool) {
 	switch uid.Type {
 	case typeHuman, typeService:
 		if w.asking != nil {
 			if b := person(*w.asking); b.uid == uid {
-				return subject(b, w.asking)
+				return w.subjectOf(b, w.asking)
 			}
 		}
 		if uid == w.root.uid {
-			return subject(w.root, &w.subject)
+			return w.subjectOf(w.root, &w.subject)
 		}
 	case typeAgent:
-		for i := range w.chain {
+		if w.bare && uid == w.principal.uid {
+			return entity(w.principal, nil)
+		}
+		for i := len(w.chain) - 1; i >= 0; i-- {
 			t := w.chain[i].Task
 			if t == nil {
 				continue
 			}
 			if b := w.agent(t); b.uid == uid {
+				if w.bare {
+					return entity(b, nil)
+				}
 				return entity(b, cedar.RecordMap{
 					"profile":  cedar.String(t.Profile),
 					"task":     cedar.String(t.ID),
@@ -208,6 +238,9 @@ func (w *world) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
 		if uid != w.resource.uid {
 			return cedar.Entity{}, false
 		}
+		if w.bare {
+			return entity(w.resource, nil)
+		}
 		attributes := cedar.RecordMap{"target": cedar.String(w.target)}
 		if uid.Type == typeTool {
 			attributes["name"] = cedar.String(w.action)
@@ -220,7 +253,10 @@ func (w *world) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
 	return cedar.Entity{}, false
 }
 
-func subject(b being, s *mayfly.Subject) (cedar.Entity, bool) {
+func (w *world) subjectOf(b being, s *mayfly.Subject) (cedar.Entity, bool) {
+	if w.bare {
+		return entity(b, nil)
+	}
 	e, ok := entity(b, cedar.RecordMap{"source": cedar.String(s.Source)})
 	if len(s.Claims) > 0 {
 		tags := make(cedar.RecordMap, len(s.Claims))
@@ -233,18 +269,78 @@ func subject(b being, s *mayfly.Subject) (cedar.Entity, bool) {
 }
 
 func entity(b being, attributes cedar.RecordMap) (cedar.Entity, bool) {
-	return cedar.Entity{UID: b.uid, Parents: cedar.NewEntityUIDSet(b.in...), Attributes: cedar.NewRecord(attributes)}, true
+	e := cedar.Entity{UID: b.uid, Parents: cedar.NewEntityUIDSet(b.in...)}
+	if len(attributes) > 0 {
+		e.Attributes = cedar.NewRecord(attributes)
+	}
+	return e, true
 }
 
 func profileUID(name string) cedar.EntityUID {
 	return cedar.NewEntityUID(typeProfile, cedar.String(name))
 }
 
-// record is the context, made when it is first asked for.
-func (w *world) record() cedar.Record {
-	if w.made {
-		return w.context
+// parts are attributes of the context. What no policy reads is not made.
+type parts uint16
+
+const (
+	partPurpose parts = 1 << iota
+	partChain
+	partDepth
+	partRisk
+	partTime
+	partSourceIP
+	partArguments
+	partLabels
+	partSeen
+	partAttributes       // not of the context: those of entities
+	partAll        parts = 1<<iota - 1
+)
+
+var partNames = map[string]parts{
+	"purpose": partPurpose, "chain": partChain, "depth": partDepth, "risk": partRisk, "time": partTime, "source_ip": partSourceIP,
+	"arguments": partArguments, "labels": partLabels, "seen": partSeen,
+}
+
+// record is the context, or those parts of it that some policy reads.
+func (w *world) record(read parts) cedar.Record {
+	context := make(cedar.RecordMap, 9)
+	if read&partPurpose != 0 {
+		context["purpose"] = cedar.String(w.purpose.Text)
 	}
+	if read&partChain != 0 {
+		context["chain"] = w.links()
+	}
+	if read&partDepth != 0 {
+		context["depth"] = cedar.Long(w.depth)
+	}
+	if read&partRisk != 0 {
+		context["risk"] = cedar.String(w.risk)
+	}
+	if read&partTime != 0 {
+		context["time"] = cedar.NewDatetime(w.now)
+	}
+	if read&partSourceIP != 0 {
+		if ip, ok := address(w.sourceIP); ok {
+			context["source_ip"] = ip
+		}
+	}
+	if w.saw != nil {
+		if read&partArguments != 0 {
+			context["arguments"] = factRecord(w.saw.facts)
+		}
+		if read&partLabels != 0 {
+			context["labels"] = texts(w.saw.labels)
+		}
+		if read&partSeen != 0 {
+			context["seen"] = texts(w.saw.seen)
+		}
+	}
+	return cedar.NewRecord(context)
+}
+
+// links is what the context says of the chain.
+func (w *world) links() cedar.Record {
 	profiles := make([]cedar.Value, 0, len(w.chain))
 	for i := range w.chain {
 		if p := w.chain[i].Profile; p != nil {
@@ -257,22 +353,7 @@ func (w *world) record() cedar.Record {
 	} else {
 		links["service"] = w.root.uid
 	}
-	context := cedar.RecordMap{
-		"purpose": cedar.String(w.purpose.Text),
-		"chain":   cedar.NewRecord(links),
-		"depth":   cedar.Long(w.depth),
-		"risk":    cedar.String(w.risk),
-		"time":    cedar.NewDatetime(w.now),
-	}
-	if ip, ok := address(w.sourceIP); ok {
-		context["source_ip"] = ip
-	}
-	if w.saw != nil {
-		context["arguments"] = factRecord(w.saw.facts)
-		context["labels"], context["seen"] = texts(w.saw.labels), texts(w.saw.seen)
-	}
-	w.context, w.made = cedar.NewRecord(context), true
-	return w.context
+	return cedar.NewRecord(links)
 }
 
 // factRecord gives facts to policies, each in its type and without loss.

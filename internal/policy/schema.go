@@ -240,21 +240,5 @@ func mayMiss(n ast.IsNode) bool {
 	return false
 }
 
-// reads reports whether p reads an attribute of this name.
-func reads(p *cedar.Policy, name string) (found bool) {
-	for _, condition := range (*ast.Policy)(p.AST()).Conditions {
-		ast.Inspect(ast.NewNode(condition.Body), func(n ast.IsNode) bool {
-			switch n := n.(type) {
-			case ast.NodeTypeAccess:
-				found = found || string(n.Value) == name
-			case ast.NodeTypeHas:
-				found = found || string(n.Value) == name
-			}
-			return !found
-		})
-	}
-	return found
-}
-
 // place is file:line.
 func place(file string, line int) string { return file + ":" + strconv.Itoa(line) }
