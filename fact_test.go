@@ -285,3 +285,16 @@ func FuzzFactValue(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkReadFacts(b *testing.B) {
+	call := mayfly.Call{Arguments: arguments(b, `{"amount":120.5,"vendor":"globex","to":{"iban":"DE02"},"note":""}`)}
+	facts := []mayfly.Fact{
+		{Name: "amount", Type: mayfly.FactDecimal}, {Name: "vendor", Type: mayfly.FactString}, {Name: "/to/iban", Type: mayfly.FactString},
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if read, err := mayfly.ReadFacts(facts, &call); err != nil || len(read) != 3 {
+			b.Fatal(read, err)
+		}
+	}
+}

@@ -271,6 +271,12 @@ func (c constraint) depth() int {
 	return deepest
 }
 
+// The escapes of a JSON Pointer's reference tokens (RFC 6901 section 3).
+var (
+	unescape = strings.NewReplacer("~1", "/", "~0", "~")
+	escape   = strings.NewReplacer("~", "~0", "/", "~1")
+)
+
 // parsePath reads a top-level name, or a JSON Pointer where it begins with "/".
 func parsePath(name string) ([]string, error) {
 	if name == "" {
@@ -281,8 +287,8 @@ func parsePath(name string) ([]string, error) {
 	}
 	path := strings.Split(name[1:], "/")
 	for i, token := range path {
-		plain := strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
-		if strings.NewReplacer("~", "~0", "/", "~1").Replace(plain) != token {
+		plain := unescape.Replace(token)
+		if escape.Replace(plain) != token {
 			return nil, Errorf(Invalid, "%q in where is not a JSON Pointer; write ~0 for ~ and ~1 for /", name)
 		}
 		path[i] = plain
@@ -301,7 +307,7 @@ func pathName(path []string) string {
 	var b strings.Builder
 	for _, token := range path {
 		b.WriteByte('/')
-		b.WriteString(strings.NewReplacer("~", "~0", "/", "~1").Replace(token))
+		b.WriteString(escape.Replace(token))
 	}
 	return b.String()
 }
