@@ -93,6 +93,10 @@ func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 		decision.Approval = approval.ID
 	}
 	if permit == nil {
+		if decision.Term == mayfly.TermTool && call.Definition == NotListed {
+			decision.Reason = "the target " + call.Target + " lists no tool " + call.Action
+			decision.Next = &mayfly.Next{Action: "none", Detail: "call one of the tools that tools/list shows"}
+		}
 		return nil, a.refuseCall(ctx, s, chain, q, decision, snapshot)
 	}
 	if q.Target == nil {

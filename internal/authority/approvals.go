@@ -53,7 +53,13 @@ func bound(parts ...string) string {
 // there is none it gives one that has not been asked for.
 func (a *Authority) approvalFor(ctx context.Context, chain []*mayfly.Task, q *policy.Question, d *mayfly.Decision) (*mayfly.Approval, error) {
 	t := chain[len(chain)-1]
-	key := bound("call", string(t.ID), q.Call.Semantic(), q.Bundle)
+	what := q.Call.Semantic()
+	if what == "" {
+		// A body that is passed on as it comes is not known before it is sent, so
+		// no yes could be to it.
+		return &mayfly.Approval{DeniedAt: q.Now}, nil
+	}
+	key := bound("call", string(t.ID), what, q.Bundle)
 	found, err := a.db.ApprovalFor(ctx, t.ID, key)
 	if err == nil && a.stands(found, d.Needs, q.Now) || err != nil && mayfly.KindOf(err) != mayfly.NotFound {
 		return found, err
@@ -152,6 +158,9 @@ func (a *Authority) askFirst(ctx context.Context, s *Session, chain []*mayfly.Ta
 		return a.refuseCall(ctx, s, chain, q, d, snapshot)
 	}
 	mismatch := ""
+	if ap.ID == "" {
+		return fails("this call needs a human's yes, and what it sends cannot be read before", "send its body as JSON")
+	}
 	if ap.State(q.Now) == mayfly.ApprovalDenied {
 		err := fails("this call was put before a human, who said no", "do not ask again; do without, or ask for something else")
 		return limited(err)

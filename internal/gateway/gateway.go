@@ -40,6 +40,7 @@ type Gateway struct {
 	logger    *slog.Logger
 	upstream  upstream
 	sessions  sealer
+	tools     catalogue
 }
 
 // New makes a Gateway that asks a.

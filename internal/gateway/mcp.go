@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/authority"
 	"github.com/mayfly-id/mayfly/internal/strictjson"
@@ -115,10 +117,19 @@ func (g *Gateway) callTool(x *request, m *message, session string) {
 		g.refuseMessage(x, m, &fault{code: codeInternal, err: mayfly.AsError(err)})
 		return
 	}
-	ad, err := g.authority.Admit(x.r.Context(), x.session, mayfly.Call{
+	call := mayfly.Call{
 		Kind: "mcp", Target: x.target.Name, Action: m.tool, Arguments: arguments,
 		Digest: digestOf("", body), Size: int64(len(body)),
-	})
+	}
+	// The server is asked for its tools only about a call that some grant could
+	// allow: what is refused anyway costs it nothing.
+	if may, err := g.authority.MayCall(x.r.Context(), x.session, []mayfly.Call{call}); err == nil && may[0] {
+		if call.Definition, err = g.definition(x.r.Context(), x, m, session); err != nil {
+			g.answerFailure(x, m, g.recordRefusal(x, "mcp tools", err))
+			return
+		}
+	}
+	ad, err := g.authority.Admit(x.r.Context(), x.session, call)
 	if err != nil {
 		g.log(x, err)
 		x.callRefused(m, mayfly.AsError(err))
@@ -134,7 +145,7 @@ func (x *request) callRefused(m *message, e *mayfly.Error) {
 	switch {
 	case e.Kind == mayfly.Unauthenticated:
 		x.problem(e)
-	case e.Kind == mayfly.Denied && e.Code != "insufficient_scope":
+	case e.Kind == mayfly.Denied && e.Code != "insufficient_scope", e.Term == mayfly.TermApproval:
 		x.rpcRespond(http.StatusOK, rpcResponse{ID: m.id, Result: refusedCall(e, m.modern)})
 	default:
 		x.messageFailed(m, e)
@@ -260,6 +271,10 @@ func (g *Gateway) answering(ctx context.Context, x *request, target *mayfly.Targ
 	return &answering{
 		ctx: ctx, x: x, target: target.Name, inSession: session != "", outcome: outcome,
 		mayCall: func(calls []mayfly.Call) ([]bool, error) { return g.authority.MayCall(ctx, x.session, calls) },
+		shown: func(listed []jsontext.Value, names []string) ([]bool, error) {
+			return g.shown(ctx, target, listed, names)
+		},
+		changed: func() { g.tools.changed(target) },
 		reply: func(e envelope) {
 			if err := g.answerServer(ctx, target, session, x.r.Header.Get("Mcp-Protocol-Version"), e); err != nil {
 				g.log(x, err)

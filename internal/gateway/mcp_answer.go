@@ -28,7 +28,9 @@ type answering struct {
 	decision  string // id of the decision that allowed m, "" where nothing was decided
 	outcome   *authority.Outcome
 	mayCall   func([]mayfly.Call) ([]bool, error)
-	reply     func(envelope) // answers a request of the server's
+	shown     func(listed []jsontext.Value, names []string) ([]bool, error) // by how they are defined
+	changed   func()                                                        // the server's list of tools did
+	reply     func(envelope)                                                // answers a request of the server's
 }
 
 // decided is err with the decision that it came after.
@@ -176,6 +178,9 @@ func (a *answering) events(body io.Reader) error {
 					answers.Go(func() { a.reply(e) })
 				}
 			case e.method != nil:
+				if text(e.method) == notifyTools {
+					a.changed()
+				}
 				out.data = in.data
 			case e.result == nil && e.err == nil:
 				return notAMessage()
@@ -341,7 +346,7 @@ func (a *answering) marked(v jsontext.Value) jsontext.Value {
 }
 
 // onlyCallable is a list of tools without those the task could call with no
-// arguments whatever. The list is one agent's: no cache may give it to another.
+// arguments whatever, and those that are not defined as they are pinned. The list is one agent's: no cache may give it to another.
 func (a *answering) onlyCallable(v, tools jsontext.Value) (jsontext.Value, error) {
 	listed, names, err := listTools(tools)
 	if err != nil {
@@ -355,9 +360,13 @@ func (a *answering) onlyCallable(v, tools jsontext.Value) (jsontext.Value, error
 	if err != nil {
 		return nil, err
 	}
+	shown, err := a.shown(listed, names)
+	if err != nil {
+		return nil, err
+	}
 	kept := []byte("[")
 	for i, tool := range listed {
-		if !visible[i] {
+		if !visible[i] || !shown[i] {
 			continue
 		}
 		if len(kept) > 1 {

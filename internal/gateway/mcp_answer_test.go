@@ -38,6 +38,14 @@ func answeringTest(t testing.TB, method string, modern bool) (*answering, *httpt
 			}
 			return visible, nil
 		},
+		shown: func(_ []jsontext.Value, names []string) ([]bool, error) {
+			shown := make([]bool, len(names))
+			for i, name := range names {
+				shown[i] = !strings.HasSuffix(name, "_changed")
+			}
+			return shown, nil
+		},
+		changed: func() {},
 		reply: func(e envelope) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -39,6 +39,7 @@ const (
 	methodListTools  = "tools/list"
 	methodCallTool   = "tools/call"
 	notifications    = "notifications/"
+	notifyTools      = "notifications/tools/list_changed"
 )
 
 // message is one JSON-RPC message of an agent, read once: what is decided on,
@@ -157,7 +158,7 @@ func (m *message) readParams() *fault {
 		return invalid(codeInvalidParams, "tools/call must name a tool in \"name\"")
 	}
 	if !isToolName(m.tool) {
-		return invalid(codeInvalidParams, "the name of a tool has 1 to %d printable characters", maxToolName)
+		return invalid(codeInvalidParams, "the name of a tool has 1 to %d characters: letters, digits and _-./", maxToolName)
 	}
 	switch arguments.Kind() {
 	case '{':
@@ -337,12 +338,19 @@ func (m *message) encode() ([]byte, error) {
 }
 
 // maxToolName bounds the name of a tool, in bytes.
-const maxToolName = 256
+const maxToolName = 128
 
+// isToolName reports whether a tool can be called s: letters, digits and a few
+// marks of ASCII, so that no two names look alike.
 func isToolName(s string) bool {
-	return s != "" && len(s) <= maxToolName && !strings.ContainsFunc(s, func(r rune) bool {
-		return !unicode.IsPrint(r) || r == utf8.RuneError
-	})
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-', c == '.', c == '/':
+		default:
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxToolName
 }
 
 // isID reports whether v can be the id of a request: a string, or a whole

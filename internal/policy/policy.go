@@ -7,6 +7,7 @@
 package policy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
@@ -236,8 +237,13 @@ func asksFor(rule *mayfly.ApprovalRule, c *mayfly.Call) bool {
 	if fits, _ := rule.Calls.Allows(*c); fits {
 		return true
 	}
+	facts := rule.Calls.Facts()
 	for _, name := range rule.Calls.Where.Arguments() {
-		if !readable(mayfly.Fact{Name: name}, c) {
+		f := mayfly.Fact{Name: name}
+		if i := slices.IndexFunc(facts, func(have mayfly.Fact) bool { return have.Name == name }); i >= 0 {
+			f = facts[i]
+		}
+		if !readable(f, c) {
 			return true
 		}
 	}
@@ -248,7 +254,7 @@ func asksFor(rule *mayfly.ApprovalRule, c *mayfly.Call) bool {
 // or where f has none, as any.
 func readable(f mayfly.Fact, c *mayfly.Call) bool {
 	as := []mayfly.FactType{f.Type}
-	if f.Type == "" {
+	if f.Type == "" { // the rule's condition says nothing of its type
 		as = []mayfly.FactType{mayfly.FactString, mayfly.FactDecimal, mayfly.FactLong, mayfly.FactBool, mayfly.FactStrings}
 	}
 	for _, f.Type = range as {
