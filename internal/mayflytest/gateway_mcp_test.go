@@ -103,7 +103,7 @@ type scripted struct {
 
 func newScripted(t *testing.T) *scripted {
 	s := &scripted{say: map[string]func(http.ResponseWriter, *http.Request, string){}}
-	s.Upstream = mayflytest.NewUpstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.Upstream = mayflytest.NewUpstream(t, mayflytest.Lists(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var m struct {
 			ID     json.RawMessage `json:"id"`
 			Method string          `json:"method"`
@@ -119,7 +119,7 @@ func newScripted(t *testing.T) *scripted {
 			return
 		}
 		answer(w, r, string(m.ID))
-	}))
+	}), "list_invoices", "pay_invoice", "delete_vendor"))
 	return s
 }
 

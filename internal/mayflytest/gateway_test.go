@@ -524,11 +524,11 @@ func TestS52AnAgentsTokenNeverReachesATarget(t *testing.T) {
 func TestS54ARedirectIsNotFollowed(t *testing.T) {
 	elsewhere := mayflytest.NewUpstream(t, http.NotFoundHandler())
 	var status atomic.Int64
-	away := mayflytest.NewUpstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	away := mayflytest.NewUpstream(t, mayflytest.Lists(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Location", elsewhere.URL+"/stolen")
 		w.Header().Set("Link", "<"+elsewhere.URL+">; rel=next")
 		w.WriteHeader(int(status.Load()))
-	}))
+	}), "list_invoices"))
 	f := newFront(t, mayflytest.Options{Change: before(target(t, "api", "http", away.URL), target(t, "tools", "mcp", away.URL))}, elsewhere, away)
 	task := f.task("open")
 	api, tools := f.agent(task, "/http/api"), f.agent(task, "/mcp/tools")
@@ -695,12 +695,12 @@ func TestWithoutAValidTokenEveryTargetLooksTheSame(t *testing.T) {
 }
 
 func TestAnUpstreams401IsNotRelayed(t *testing.T) {
-	refusing := mayflytest.NewUpstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	refusing := mayflytest.NewUpstream(t, mayflytest.Lists(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="upstream", scope="everything"`)
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusUnauthorized)
 		io.WriteString(w, `{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"`+attachedKey+` is wrong"}}`)
-	}))
+	}), "list_invoices"))
 	f := newFront(t, mayflytest.Options{Change: before(target(t, "api", "http", refusing.URL), target(t, "tools", "mcp", refusing.URL))}, refusing)
 	task := f.task("open")
 	for name, a := range map[string]mayflytest.Answer{

@@ -1,7 +1,9 @@
 package mayflytest
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,7 +30,8 @@ type Upstream struct {
 	requests []Seen
 }
 
-// Requests is what has reached the upstream so far.
+// Requests is what has reached the upstream so far, but for the gateway's own
+// questions which tools there are: no agent's byte is in those.
 func (u *Upstream) Requests() []Seen {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -54,9 +57,11 @@ func recording(t testing.TB, next http.Handler) *Upstream {
 		if err != nil {
 			return // the gateway went away half-way: nothing arrived
 		}
-		u.mu.Lock()
-		u.requests = append(u.requests, Seen{r.Method, r.URL.EscapedPath(), r.URL.RawQuery, r.Header.Clone(), body})
-		u.mu.Unlock()
+		if !gatewaysOwn(body) {
+			u.mu.Lock()
+			u.requests = append(u.requests, Seen{r.Method, r.URL.EscapedPath(), r.URL.RawQuery, r.Header.Clone(), body})
+			u.mu.Unlock()
+		}
 		r.Body = io.NopCloser(&rereader{body})
 		next.ServeHTTP(w, r)
 	}))
@@ -64,6 +69,42 @@ func recording(t testing.TB, next http.Handler) *Upstream {
 	t.Cleanup(s.Close)
 	u.URL = s.URL
 	return u
+}
+
+// gatewaysOwn reports whether a request is the gateway's own question which tools
+// there are.
+func gatewaysOwn(body []byte) bool { return bytes.Contains(body, []byte(`"id":"mayfly-tools-`)) }
+
+// Lists is next with these tools: it answers the gateway's own question which
+// there are, and leaves everything else to next.
+func Lists(next http.Handler, tools ...string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(&rereader{body})
+		if !gatewaysOwn(body) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		var asked struct {
+			ID string `json:"id"`
+		}
+		if err := json.Unmarshal(body, &asked); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		type tool struct {
+			Name string `json:"name"`
+		}
+		list := make([]tool, len(tools))
+		for i, name := range tools {
+			list[i] = tool{name}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(map[string]any{"jsonrpc": "2.0", "id": asked.ID, "result": map[string]any{"tools": list}})
+	})
 }
 
 type rereader struct{ left []byte }
