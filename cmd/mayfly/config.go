@@ -88,6 +88,7 @@ func (c *Config) Bundle(sources *attest.Sources) *authority.Bundle {
 		Sources:     sources,
 		Policies:    c.Policies,
 		PolicyFiles: c.PolicyFiles,
+		Schema:      c.Schema,
 		Webhooks:    c.Webhooks,
 		Clients:     clients,
 	}

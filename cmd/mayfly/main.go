@@ -41,6 +41,7 @@ type cli struct {
 	Complete completeCmd `cmd:"" help:"End a task whose work is done."`
 	Revoke   revokeCmd   `cmd:"" help:"End a task, or everything of a human, service, profile, source or client."`
 	Trace    traceCmd    `cmd:"" help:"Lead from any id back to who is behind it."`
+	Test     testCmd     `cmd:"" help:"Decide written cases, and say which come out otherwise than they should."`
 	Log      logCmd      `cmd:"" help:"Read and check the event log."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/mayfly-id/mayfly/internal/eventlog"
 	"github.com/mayfly-id/mayfly/internal/gateway"
 	"github.com/mayfly-id/mayfly/internal/server"
+	"github.com/mayfly-id/mayfly/internal/signals"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
@@ -95,6 +96,7 @@ type instance struct {
 	sources   *attest.Sources // of the configuration in force
 	authority *authority.Authority
 	gateway   *gateway.Gateway
+	webhooks  *signals.Webhooks
 	public    net.Listener
 	admin     net.Listener
 	apis      []*server.Server
@@ -132,6 +134,7 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		return n, err
 	}
 	n.gateway = gateway.New(n.authority, gateway.Options{Logger: logger, SessionKey: n.db.Key("mcp session")})
+	n.webhooks = signals.New(signals.Options{DB: n.db, Hooks: n.hooks, Issuer: c.Issuer, Logger: logger})
 
 	options := server.Options{
 		Logger: logger, Gateway: n.gateway, TrustedProxies: c.TrustedProxies, Limits: server.Limits(c.Limits),
@@ -168,6 +171,15 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 
 func (n *instance) add(s *http.Server, l net.Listener) {
 	n.servers, n.serveOn = append(n.servers, s), append(n.serveOn, l)
+}
+
+// hooks are the webhooks of the configuration in force.
+func (n *instance) hooks() []signals.Webhook {
+	var hooks []signals.Webhook
+	for _, h := range n.authority.Bundle().Webhooks {
+		hooks = append(hooks, signals.Webhook{URL: h.URL, Secret: h.Secret})
+	}
+	return hooks
 }
 
 // newSources makes the sources of a configuration; keys that earlier fetched are
@@ -220,6 +232,7 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	defer stopWork()
 	var loops errgroup.Group
 	loops.Go(func() error { return n.authority.Run(work) })
+	loops.Go(func() error { return n.webhooks.Run(work) })
 	loops.Go(func() error { n.watchConfig(work); return nil })
 	// The log runs on until the last record is written, and then takes it in.
 	logging, stopLog := context.WithCancel(context.WithoutCancel(ctx))
