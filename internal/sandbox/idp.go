@@ -40,6 +40,10 @@ var people = map[string]person{
 // demo configuration names them.
 var audiences = map[string]string{"alice": "mayfly", "bob": "mayfly", "ci": "mayfly-ci", "agent": "mayfly-agents"}
 
+// operators is the audience of a human's tokens that no agent is handed: with
+// one of them the human approves.
+const operators = "mayfly-operators"
+
 func newIDP(issuer string) (*idp, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -53,14 +57,20 @@ func newIDP(issuer string) (*idp, error) {
 	return &idp{issuer: issuer, key: key, signer: signer}, nil
 }
 
-// token signs a token for one of the people; ok is false for a stranger.
-func (p *idp) token(who string, now time.Time) (text string, ok bool, err error) {
+// token signs a token for one of the people, with operator a human's own that no
+// agent is handed; ok is false for a stranger, and for an operator who is no
+// human.
+func (p *idp) token(who string, operator bool, now time.Time) (text string, ok bool, err error) {
 	subject, ok := people[who]
+	audience := audiences[who]
+	if operator {
+		ok, audience = ok && audience == audiences["alice"], operators
+	}
 	if !ok {
 		return "", false, nil
 	}
 	claims := map[string]any{
-		"iss": p.issuer, "aud": audiences[who], "iat": now.Unix(), "exp": now.Add(subject.life).Unix(), "jti": rand.Text(),
+		"iss": p.issuer, "aud": audience, "iat": now.Unix(), "exp": now.Add(subject.life).Unix(), "jti": rand.Text(),
 	}
 	for name, value := range subject.claims {
 		claims[name] = value
@@ -69,7 +79,8 @@ func (p *idp) token(who string, now time.Time) (text string, ok bool, err error)
 	return text, true, err
 }
 
-// routes serves discovery, the public key, and tokens: GET /token?for=alice.
+// routes serves discovery, the public key, and tokens: GET /token?for=alice, and
+// GET /token?for=bob&use=operator.
 func (p *idp) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
@@ -89,12 +100,17 @@ func (p *idp) routes() http.Handler {
 		}})
 	})
 	mux.HandleFunc("GET /token", func(w http.ResponseWriter, r *http.Request) {
-		text, ok, err := p.token(r.FormValue("for"), time.Now())
+		use := r.FormValue("use")
+		if use != "" && use != "operator" {
+			http.Error(w, "say ?use=operator, or leave it out", http.StatusBadRequest)
+			return
+		}
+		text, ok, err := p.token(r.FormValue("for"), use != "", time.Now())
 		switch {
 		case err != nil:
 			http.Error(w, "signing failed", http.StatusInternalServerError)
 		case !ok:
-			http.Error(w, "say ?for=alice, bob, ci or agent", http.StatusNotFound)
+			http.Error(w, "say ?for=alice, bob, ci or agent; the first two also with &use=operator", http.StatusNotFound)
 		default:
 			w.Header().Set("Cache-Control", "no-store")
 			w.Write([]byte(text))

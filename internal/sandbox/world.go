@@ -1,4 +1,4 @@
-// Package sandbox is the demo world: an identity provider, an MCP server and an
+// Package sandbox is the demo world: an identity provider, two MCP servers and an
 // HTTP API on loopback, the configuration that puts a Mayfly server in front of
 // them, and the story that is told with them. It owns everything in that world
 // but the server itself, which cmd/mayfly starts as it starts any other. Start
@@ -48,25 +48,30 @@ func NewWorld(dir, public string) (*World, error) {
 
 	key := rand.Text()
 	b := newBooks()
-	bank, err := w.listen(guarded(key, b.mcpServer()))
-	if err != nil {
-		return nil, errors.Join(err, w.Close())
+	var urls [3]string
+	for i, h := range []http.Handler{b.bank(), mailbox(), b.api()} {
+		if urls[i], err = w.listen(guarded(key, h)); err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
 	}
-	desk, err := w.listen(guarded(key, b.api()))
-	if err != nil {
-		return nil, errors.Join(err, w.Close())
-	}
-	if err := w.configure(public, bank, desk, key); err != nil {
+	if err := w.configure(public, urls[0], urls[1], urls[2], key); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
 }
 
-// Token is a token of the identity provider for alice, bob, ci or agent.
-func (w *World) Token(who string) (string, error) {
-	text, ok, err := w.idp.token(who, time.Now())
+// Token is a token of the identity provider for alice, bob, ci or agent, of the
+// kind that may be handed to agents.
+func (w *World) Token(who string) (string, error) { return w.token(who, false) }
+
+// OperatorToken is a token for alice or bob that no agent is handed: with it they
+// approve.
+func (w *World) OperatorToken(who string) (string, error) { return w.token(who, true) }
+
+func (w *World) token(who string, operator bool) (string, error) {
+	text, ok, err := w.idp.token(who, operator, time.Now())
 	if err == nil && !ok {
-		err = fmt.Errorf("the demo world knows no %q", who)
+		err = fmt.Errorf("the demo world has no such token for %q", who)
 	}
 	return text, err
 }
@@ -101,7 +106,7 @@ func (w *World) serve(l net.Listener, h http.Handler) {
 }
 
 // configure writes the configuration that a reader would write by hand.
-func (w *World) configure(public, bank, desk, key string) error {
+func (w *World) configure(public, bank, mail, desk, key string) error {
 	var seal [32]byte
 	rand.Read(seal[:])
 	files := []struct {
@@ -111,7 +116,7 @@ func (w *World) configure(public, bank, desk, key string) error {
 		{"seal.key", base64.StdEncoding.EncodeToString(seal[:]) + "\n", 0o400},
 		{"bank.key", key + "\n", 0o400},
 		{"mayfly.yaml", fmt.Sprintf(configText, w.Public, public, w.Admin, filepath.Join(w.Dir, "mayfly.db"),
-			w.IDP, bank, desk, w.Dir), 0o600},
+			w.IDP, bank, mail, desk, w.Dir), 0o600},
 		{"profiles/invoice-agent.yaml", invoiceProfile, 0o600},
 		{"profiles/reader-agent.yaml", readerProfile, 0o600},
 		{"policies/guardrails.cedar", guardrails, 0o600},
@@ -133,9 +138,10 @@ trust_domain: sandbox.example
 issuer: %[1]s
 listen: {public: "%[2]s", admin: "unix://%[3]s"}
 store: "sqlite://%[4]s"
-keys: {seal: {file: "%[8]s/seal.key"}}
+keys: {seal: {file: "%[9]s/seal.key"}}
 sources:
-  - {name: corp, kind: oidc, issuer: "%[5]s", audience: mayfly, subject: human, claims: {id: email, groups: groups}}
+  # Agents are handed tokens for mayfly; with one for mayfly-operators a human approves.
+  - {name: corp, kind: oidc, issuer: "%[5]s", audience: mayfly, operators: mayfly-operators, subject: human, claims: {id: email, groups: groups}}
   - {name: ci, kind: oidc, issuer: "%[5]s", audience: mayfly-ci, subject: service, match: {repository: "acme/*"}}
   - {name: cluster, kind: oidc, issuer: "%[5]s", audience: mayfly-agents, subject: workload}
   - {name: local, kind: unix, subject: workload}
@@ -143,11 +149,18 @@ targets:
   - name: bank
     kind: mcp
     url: "%[6]s"
-    credential: {header: Authorization, value: "Bearer ${file:%[8]s/bank.key}"}
+    credential: {header: Authorization, value: "Bearer ${file:%[9]s/bank.key}"}
+    labels: [money]
+    facts: {amount: decimal, vendor: string}   # what policies see of a call, and records keep
+  - name: mail
+    kind: mcp
+    url: "%[7]s"
+    credential: {header: Authorization, value: "Bearer ${file:%[9]s/bank.key}"}
+    tools: {read_mail: {labels: [untrusted]}, send_mail: {labels: [egress], facts: {to: string}}}
   - name: desk
     kind: http
-    url: "%[7]s"
-    credential: {header: Authorization, value: "Bearer ${file:%[8]s/bank.key}"}
+    url: "%[8]s"
+    credential: {header: Authorization, value: "Bearer ${file:%[9]s/bank.key}"}
 `
 
 const invoiceProfile = `profile: invoice-agent
@@ -162,10 +175,14 @@ grants:
   - mcp:bank:list_invoices
   - grant: mcp:bank:pay_invoice
     where: {amount: {max: 500}, vendor: {in: [acme, globex]}}
-    budget: {calls: 10}
+    budget: {calls: 10, sum: {amount: 2000}}
+  - mcp:mail:read_mail
+  - mcp:mail:send_mail
   - http:desk:GET:/v1/tickets
   - http:desk:POST:/v1/tickets/*
 default: [mcp:bank:list_invoices]
+approvals:   # above 200, finance is asked
+  - {grant: mcp:bank:pay_invoice, where: {amount: {min: 200.01}}, group: finance-leads, usable: 5m}
 lifetime: {idle: 2m, default: 15m, max: 1h}
 delegation: {depth: 2, children: 5, to: [reader-agent]}
 key: required
@@ -173,7 +190,7 @@ risk: medium
 `
 
 const readerProfile = `profile: reader-agent
-description: Reads invoices for another agent.
+description: Helps another agent with invoices.
 owner: finance-platform@example.org
 class: ephemeral
 delegators: [{agent: {profile: invoice-agent}}]
@@ -184,7 +201,9 @@ grants:
   - mcp:bank:list_invoices
   - grant: mcp:bank:pay_invoice
     where: {amount: {max: 500}, vendor: {in: [acme, globex]}}
-    budget: {calls: 10}
+    budget: {calls: 10, sum: {amount: 2000}}
+  - mcp:mail:read_mail
+  - mcp:mail:send_mail
 default: [mcp:bank:list_invoices]
 lifetime: {idle: 1m, default: 5m, max: 15m}
 key: required
@@ -192,5 +211,11 @@ risk: low
 `
 
 const guardrails = `// No agent, whoever it works for, deletes a vendor.
+@id("vendors-stay")
 forbid (principal is Mayfly::Agent, action == Mayfly::Action::"use", resource == Mayfly::Tool::"bank/delete_vendor");
+
+// After anything in a tree of tasks has read what strangers wrote, nothing leaves it.
+@id("nothing-leaves")
+forbid (principal is Mayfly::Agent, action == Mayfly::Action::"use", resource)
+when { context.seen.contains("untrusted") && context.labels.contains("egress") };
 `
