@@ -16,8 +16,11 @@ const proofAlgs = "ES256 EdDSA"
 // retryAfter is how long a caller is asked to wait, where nothing better is known.
 const retryAfter = time.Second
 
-// fail answers with err: as RFC 6749 has it where the route speaks OAuth, else
-// as a problem document. What caused it is logged and never shown.
+// humanWait is how long a caller is asked to wait that asked humans for too much.
+const humanWait = time.Minute
+
+// fail answers with err: as RFC 6749 has it where the route speaks OAuth, as
+// AuthZEN 1.0 has it where it speaks that, else as a problem document. What caused it is logged and never shown.
 func (c *call) fail(err error) {
 	e := mayfly.AsError(err)
 	c.refused = e
@@ -32,22 +35,34 @@ func (c *call) fail(err error) {
 		h.Set("Mayfly-Decision", e.Decision)
 	}
 	if (e.Kind == mayfly.RateLimited || e.Kind == mayfly.Unavailable) && h.Get("Retry-After") == "" {
-		h.Set("Retry-After", seconds(retryAfter))
+		wait := retryAfter
+		if e.Code == "approval_limit" {
+			wait = humanWait
+		}
+		h.Set("Retry-After", seconds(wait))
 	}
-	if c.route != nil && c.route.surface == oauth {
+	switch {
+	case c.route != nil && c.route.surface == oauth:
 		c.failOAuth(e)
-	} else {
+	case c.route != nil && c.route.surface == decides:
+		c.failText(e)
+	default:
 		c.failProblem(e)
 	}
 }
 
 // failProblem answers with a problem document (RFC 9457).
 func (c *call) failProblem(e *mayfly.Error) {
+	c.challenge(e)
+	c.write(e.Kind.Status(), typeProblem, e.Problem())
+}
+
+// challenge names the ways to authenticate, where that is what is missing.
+func (c *call) challenge(e *mayfly.Error) {
 	if e.Kind == mayfly.Unauthenticated {
 		known := len(c.r.Header["Authorization"]) > 0
 		c.w.Header()["Www-Authenticate"] = challenges(e, known, c.s.a.Bundle().Issuer+"/.well-known/oauth-protected-resource")
 	}
-	c.write(e.Kind.Status(), typeProblem, e.Problem())
 }
 
 // challenges are the ways to authenticate that a 401 names (RFC 9449 section

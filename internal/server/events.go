@@ -41,7 +41,7 @@ func events(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.r.Method == http.MethodGet && wantsStream(c.r.Header["Accept"]) {
+	if c.wantsStream() {
 		if id, err := strconv.ParseInt(c.r.Header.Get("Last-Event-ID"), 10, 64); err == nil && id >= 0 {
 			after = id
 		}
@@ -57,8 +57,12 @@ func events(c *call) error {
 	})(c)
 }
 
-func wantsStream(accept []string) bool {
-	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+// wantsStream reports whether the reader asks for server-sent events.
+func (c *call) wantsStream() bool {
+	if c.r.Method != http.MethodGet {
+		return false
+	}
+	for part := range strings.SplitSeq(strings.Join(c.r.Header["Accept"], ","), ",") {
 		mediaType, _, _ := strings.Cut(part, ";")
 		if strings.EqualFold(strings.TrimSpace(mediaType), typeSSE) {
 			return true
@@ -74,20 +78,29 @@ func (c *call) stream(after int64) error {
 	if err := c.s.a.MayReadLog(c.ctx(), c.presented()); err != nil {
 		return err
 	}
+	return c.pour("the log from here on", func(ctx context.Context) (text string, full bool, err error) {
+		text, after, full, err = c.page(ctx, after)
+		return text, full, err
+	})
+}
+
+// pour writes what next gives, as long as the stream may last: next reads what
+// is new, and says whether there may be more at once.
+func (c *call) pour(greeting string, next func(context.Context) (text string, full bool, err error)) error {
 	ctx, cancel := context.WithTimeout(c.ctx(), streamMax)
 	defer cancel()
 	c.w.Header().Set("Content-Type", typeSSE)
 	c.w.WriteHeader(c.route.status)
-	if err := c.send(": the log from here on\n\n"); err != nil {
+	if err := c.send(": " + greeting + "\n\n"); err != nil {
 		return nil // the reader left: there is nobody to tell
 	}
 	poll := time.NewTicker(streamPoll)
 	defer poll.Stop()
 	quiet := time.Now()
 	for {
-		text, next, full, err := c.page(ctx, after)
+		text, full, err := next(ctx)
 		if err != nil {
-			c.s.o.Logger.Info("a stream of events ended", "request", c.id, "error", clean(err.Error()))
+			c.s.o.Logger.Info("a stream ended", "request", c.id, "error", clean(err.Error()))
 			return nil
 		}
 		if text == "" && time.Since(quiet) > streamQuiet {
@@ -97,7 +110,7 @@ func (c *call) stream(after int64) error {
 			if err := c.send(text); err != nil {
 				return nil // as above
 			}
-			after, quiet = next, time.Now()
+			quiet = time.Now()
 		}
 		if full {
 			continue

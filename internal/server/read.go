@@ -31,6 +31,9 @@ func (c *call) read() error {
 	case jsonBody:
 		limit = jsonLimit
 	}
+	if c.route.limit > 0 {
+		limit = c.route.limit
+	}
 	if err := c.readBody(limit); err != nil {
 		return err
 	}

@@ -11,9 +11,10 @@ import (
 type surface int
 
 const (
-	open  surface = iota // anybody; problem documents
-	oauth                // in the form, or as the peer of the socket; RFC 6749 errors, nonces of the authorization server
-	api                  // Authorization header, or as the peer of the socket; problem documents, nonces of the resource server
+	open    surface = iota // anybody; problem documents
+	oauth                  // in the form, or as the peer of the socket; RFC 6749 errors, nonces of the authorization server
+	api                    // Authorization header, or as the peer of the socket; problem documents, nonces of the resource server
+	decides                // as api; errors are one line of text (AuthZEN 1.0)
 )
 
 // body says what a route reads.
@@ -27,9 +28,10 @@ const (
 
 // Sizes of bodies, in bytes.
 const (
-	formLimit  = 32 << 10
-	jsonLimit  = 1 << 20
-	emptyLimit = 64
+	formLimit     = 32 << 10
+	jsonLimit     = 1 << 20
+	questionLimit = 256 << 10
+	emptyLimit    = 64
 )
 
 // route is one row of the API.
@@ -38,11 +40,13 @@ type route struct {
 	pattern string // segments; {name} is one, {name...} is all that follow
 	surface surface
 	body    body
+	limit   int64    // of the body, in bytes; 0 is that of its kind
 	query   []string // parameters it knows; on an api route any other is refused
 	status  int      // of success
 	answer  string   // media type of success; "" has no body
 	cors    bool     // may be read by pages of any site: public, and the same for all
 	probe   bool     // asked by machines that must get through: not limited
+	stream  bool     // may be had as server-sent events too
 	handle  func(*call) error
 }
 
@@ -81,6 +85,24 @@ func routes() []route {
 		{method: "POST", pattern: "/v1/tasks/{id}/revoke", surface: api, answer: typeJSON, status: 200, handle: answers((*call).revoke)},
 		{method: "POST", pattern: "/v1/tasks/{id}/heartbeat", surface: api, answer: typeJSON, status: 200, handle: answers((*call).heartbeat)},
 		{method: "POST", pattern: "/v1/tasks/{id}/narrow", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).narrow)},
+		{method: "POST", pattern: "/v1/tasks/{id}/widen", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).widen)},
+
+		// Approvals.
+		{method: "GET", pattern: "/v1/approvals", surface: api, query: append([]string{"state"}, page...), answer: typeJSON, status: 200, stream: true, handle: approvals},
+		{method: "GET", pattern: "/v1/approvals/{id}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).approval)},
+		{method: "POST", pattern: "/v1/approvals/{id}", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).answerApproval)},
+
+		// Decisions: why they are what they are, what other policies would make of
+		// them, and what would be decided (AuthZEN 1.0).
+		{method: "GET", pattern: "/v1/decisions/{id}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).explain)},
+		{method: "POST", pattern: "/v1/replay", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).replay)},
+		{method: "GET", pattern: "/.well-known/authzen-configuration", answer: typeJSON, status: 200, cors: true, handle: decisionPoint},
+		{method: "POST", pattern: "/access/v1/evaluation", surface: decides, body: jsonBody, limit: questionLimit, answer: typeJSON, status: 200, handle: evaluation},
+		{method: "POST", pattern: "/access/v1/evaluations", surface: decides, body: jsonBody, limit: questionLimit, answer: typeJSON, status: 200, handle: evaluations},
+
+		// Pins of tools.
+		{method: "GET", pattern: "/v1/pins", surface: api, answer: typeJSON, status: 200, handle: answers((*call).pins)},
+		{method: "POST", pattern: "/v1/pins/{target}/{tool}/accept", surface: api, answer: typeJSON, status: 200, handle: answers((*call).acceptPin)},
 
 		// Delegations, the kill switch, keys.
 		{method: "POST", pattern: "/v1/delegations", surface: api, body: jsonBody, answer: typeJSON, status: 201, handle: takes((*call).delegate)},
@@ -91,7 +113,7 @@ func routes() []route {
 
 		// Evidence.
 		{method: "GET", pattern: "/v1/trace/{id}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).trace)},
-		{method: "GET", pattern: "/v1/events", surface: api, query: []string{"after", "limit"}, answer: typeJSON, status: 200, handle: events},
+		{method: "GET", pattern: "/v1/events", surface: api, query: []string{"after", "limit"}, answer: typeJSON, status: 200, stream: true, handle: events},
 		{method: "GET", pattern: "/log/checkpoint", answer: typeText, status: 200, handle: checkpoint},
 		{method: "GET", pattern: "/log/vkey", answer: typeText, status: 200, handle: logKey},
 		{method: "GET", pattern: "/log/tile/entries/{path...}", surface: api, answer: typeBytes, status: 200, handle: entries},

@@ -43,7 +43,7 @@ func TestEveryRouteIsDescribedAndNothingElse(t *testing.T) {
 			}
 			answers = append(answers, plain)
 		}
-		if r.pattern == "/v1/events" {
+		if r.stream {
 			answers = append(answers, typeSSE)
 		}
 		key := r.method + " " + strings.ReplaceAll(r.pattern, "...", "")

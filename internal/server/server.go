@@ -43,6 +43,7 @@ type Server struct {
 	admin   bool     // behind the admin socket
 	index   index
 	limits  *limits
+	replays chan struct{} // holds one while recorded decisions are decided again
 	closing chan struct{} // closed by Close
 	once    sync.Once
 }
@@ -64,7 +65,8 @@ func newServer(a *authority.Authority, o Options, admin bool) *Server {
 	if err != nil {
 		issuer = &url.URL{} // a checked configuration has a URL; no Host fits this one
 	}
-	return &Server{a: a, o: o, issuer: issuer, admin: admin, index: sortOut(routes()), limits: newLimits(o.Limits), closing: make(chan struct{})}
+	return &Server{a: a, o: o, issuer: issuer, admin: admin, index: sortOut(routes()), limits: newLimits(o.Limits),
+		replays: make(chan struct{}, 1), closing: make(chan struct{})}
 }
 
 // Close ends the streams that are open, so that the listener can shut down.
@@ -204,6 +206,9 @@ func (c *call) serve() error {
 	case oauth:
 		h.Set("Pragma", "no-cache")
 		h.Set("DPoP-Nonce", c.s.a.Nonce("as"))
+	case decides:
+		c.echoRequestID()
+		fallthrough
 	case api:
 		h.Set("DPoP-Nonce", c.s.a.Nonce("rs"))
 	case open:
@@ -214,7 +219,7 @@ func (c *call) serve() error {
 	if err := c.limitStrangers(); err != nil {
 		return err
 	}
-	if c.route.surface == api && len(c.r.Header["Authorization"]) == 0 && c.peer == nil {
+	if (c.route.surface == api || c.route.surface == decides) && len(c.r.Header["Authorization"]) == 0 && c.peer == nil {
 		// Nothing of a stranger's request is read. Authority asks who it is
 		// before anything else, and counts that nobody answered.
 		if err := c.s.a.MayReadLog(c.ctx(), c.presented()); err != nil {
