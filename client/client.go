@@ -6,6 +6,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -172,57 +173,25 @@ type request struct {
 	method string
 	path   string // escaped
 	query  url.Values
-	form   url.Values // body of the OAuth endpoints
-	json   any        // body of the others
-	key    *Key       // signs the proof of an OAuth call
-	open   bool       // no token is sent
-	oauth  bool       // the authorization server's nonces
+	form   url.Values    // body of the OAuth endpoints
+	json   any           // body of the others
+	key    *Key          // signs the proof of an OAuth call
+	open   bool          // no token is sent
+	oauth  bool          // the authorization server's nonces
+	stream bool          // server-sent events are asked for
+	within time.Duration // how long it may take; 0 is callTimeout
 }
 
 // call does r and decodes the answer into into, unless that is nil. One answer
 // that asks for a nonce is obeyed; the second is an error.
 func (c *Client) call(ctx context.Context, r request, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(r.within, callTimeout))
 	defer cancel()
-	var body []byte
-	kind := ""
-	switch {
-	case r.form != nil:
-		body, kind = []byte(r.form.Encode()), "application/x-www-form-urlencoded"
-	case r.json != nil:
-		var err error
-		if body, err = json.Marshal(r.json); err != nil {
-			return mayfly.Errorf(mayfly.Invalid, "the request cannot be written as JSON").Because(err)
-		}
-		kind = "application/json"
-	}
-	u, err := c.base.Parse(r.path)
-	if err != nil {
-		return mayfly.Errorf(mayfly.Invalid, "the request cannot be made").Because(err)
-	}
-	u.RawQuery = r.query.Encode()
-	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
-	if err != nil {
-		return mayfly.Errorf(mayfly.Invalid, "the request cannot be made").Because(err)
-	}
-	req.Header.Set("Accept", "application/json")
-	if kind != "" {
-		req.Header.Set("Content-Type", kind)
-	}
-	who := Token{Key: r.key}
-	if !r.open && c.token != nil {
-		if who, err = c.token(ctx); err != nil {
-			return err
-		}
-	}
-	resp, err := c.send(req, who, r.oauth, body)
+	resp, err := c.begin(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return ReadError(resp)
-	}
 	if into == nil {
 		return nil
 	}
@@ -241,6 +210,54 @@ func (c *Client) call(ctx context.Context, r request, into any) error {
 		return mayfly.Errorf(mayfly.BadUpstream, "the server's answer is not the JSON expected; are client and server of the same version?").Because(err)
 	}
 	return nil
+}
+
+// begin sends r and gives the answer, if it is a success; its body is the
+// caller's to close.
+func (c *Client) begin(ctx context.Context, r request) (*http.Response, error) {
+	var body []byte
+	kind := ""
+	switch {
+	case r.form != nil:
+		body, kind = []byte(r.form.Encode()), "application/x-www-form-urlencoded"
+	case r.json != nil:
+		var err error
+		if body, err = json.Marshal(r.json); err != nil {
+			return nil, mayfly.Errorf(mayfly.Invalid, "the request cannot be written as JSON").Because(err)
+		}
+		kind = "application/json"
+	}
+	u, err := c.base.Parse(r.path)
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Invalid, "the request cannot be made").Because(err)
+	}
+	u.RawQuery = r.query.Encode()
+	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Invalid, "the request cannot be made").Because(err)
+	}
+	req.Header.Set("Accept", "application/json")
+	if r.stream {
+		req.Header.Set("Accept", "text/event-stream")
+	}
+	if kind != "" {
+		req.Header.Set("Content-Type", kind)
+	}
+	who := Token{Key: r.key}
+	if !r.open && c.token != nil {
+		if who, err = c.token(ctx); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := c.send(req, who, r.oauth, body)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		defer resp.Body.Close()
+		return nil, ReadError(resp)
+	}
+	return resp, nil
 }
 
 // send authorises req as who and sends it, again with the nonce the server asks

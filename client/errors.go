@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/mayfly-id/mayfly"
 )
@@ -32,8 +33,8 @@ func kindOf(status int) mayfly.Kind {
 }
 
 // ReadError turns an answer that is not a success into a *mayfly.Error: a
-// problem document (RFC 9457) of /v1 and the gateway, or an OAuth error (RFC
-// 6749 section 5.2). The body is consumed, not closed.
+// problem document (RFC 9457) of /v1 and the gateway, an OAuth error (RFC 6749
+// section 5.2), or the decision point's line of text (AuthZEN 1.0). The body is consumed, not closed.
 func ReadError(resp *http.Response) *mayfly.Error {
 	var body struct {
 		// RFC 9457
@@ -49,11 +50,16 @@ func ReadError(resp *http.Response) *mayfly.Error {
 		Next     *mayfly.Next `json:"next"`
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, problemLimit))
+	text := err == nil && resp.Header.Get("Mayfly-Request-Id") != "" && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain")
 	if err == nil {
 		err = json.Unmarshal(data, &body)
 	}
 	e := mayfly.Errorf(kindOf(resp.StatusCode), "the server answered %s", resp.Status)
 	e.Decision = resp.Header.Get("Mayfly-Decision")
+	if text && len(data) > 0 { // AuthZEN 1.0
+		e.Message = string(data)
+		return e
+	}
 	if err != nil {
 		return e.Because(err) // not ours: a proxy, or another program at that address
 	}

@@ -32,7 +32,8 @@ type Task struct {
 	ClosedAt   time.Time          `json:"closed_at,omitzero"`
 	RetiredAt  time.Time          `json:"retired_at,omitzero"`
 	Budget     []Budget           `json:"budget,omitempty"`
-	Key        string             `json:"jkt,omitempty"` // thumbprint; "" for an unbound task
+	Seen       []string           `json:"labels_seen,omitempty"` // by the whole tree under its root task
+	Key        string             `json:"jkt,omitempty"`         // thumbprint; "" for an unbound task
 	Evidence   mayfly.Evidence    `json:"evidence"`
 	Dlg        string             `json:"dlg"`
 	Delegation string             `json:"delegation,omitempty"` // the ticket redeemed, if one was
@@ -51,8 +52,25 @@ type Root struct {
 type Budget struct {
 	Task  mayfly.TaskID `json:"task,omitempty"`
 	Grant string        `json:"grant,omitempty"`
-	Calls int64         `json:"calls"`
+	Calls int64         `json:"calls"` // 0: they are not counted
 	Used  int64         `json:"used"`
+	Sums  []Sum         `json:"sums,omitempty"`
+	Rate  *Rate         `json:"rate,omitempty"`
+}
+
+// Sum is what one argument may add up to and has, as decimals.
+type Sum struct {
+	Argument string `json:"argument"`
+	Max      string `json:"max"`
+	Used     string `json:"used"`
+}
+
+// Rate is how many calls there may be in what time, and were in the time before
+// the answer.
+type Rate struct {
+	Calls int64  `json:"calls"`
+	Per   string `json:"per"` // a duration as Go writes it
+	Used  int64  `json:"used"`
 }
 
 // Event is one record of the log. Body is absent where it was erased.
@@ -158,6 +176,15 @@ func (c *Client) Narrow(ctx context.Context, id mayfly.TaskID, grants []mayfly.G
 		grants = []mayfly.Grant{}
 	}
 	return c.task(ctx, http.MethodPost, id, "/narrow", struct {
+		Grants []mayfly.Grant `json:"grants"`
+	}{grants})
+}
+
+// Widen asks for more grants for a task: within its profile and every task above
+// it. Where a human must agree first, the error is Denied, and its Next names
+// the approval; the same call is made again after the yes.
+func (c *Client) Widen(ctx context.Context, id mayfly.TaskID, grants []mayfly.Grant) (Task, error) {
+	return c.task(ctx, http.MethodPost, id, "/widen", struct {
 		Grants []mayfly.Grant `json:"grants"`
 	}{grants})
 }

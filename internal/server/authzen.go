@@ -47,7 +47,7 @@ type question struct {
 // batch is a body of either endpoint: the question itself, or what the questions
 // of evaluations have where they say nothing.
 type batch struct {
-	question
+	Whole       question       `json:",inline"`
 	Evaluations jsontext.Value `json:"evaluations"`
 	Options     jsontext.Value `json:"options"`
 }
@@ -123,9 +123,9 @@ func evaluations(c *call) error {
 		return err
 	}
 	if len(items) == 0 {
-		return c.evaluate(&b.question)
+		return c.evaluate(&b.Whole)
 	}
-	if err := b.question.check(); err != nil {
+	if err := b.Whole.check(); err != nil {
 		return err
 	}
 	// What cannot be read is answered no, and asked of nobody.
@@ -133,7 +133,7 @@ func evaluations(c *call) error {
 	wrong := make([]error, len(items))
 	for i := range items {
 		var e authority.Evaluation
-		if e, wrong[i] = b.question.readItem(items[i]); wrong[i] == nil {
+		if e, wrong[i] = b.Whole.readItem(items[i]); wrong[i] == nil {
 			asked = append(asked, e)
 		} else if stops(false) {
 			wrong, items = wrong[:i+1], items[:i+1]
