@@ -769,7 +769,7 @@ func TestAnAnswerOver8MiBIsNotPassedWhole(t *testing.T) {
 			n -= m
 		}
 	}
-	big := mayflytest.NewUpstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	big := mayflytest.NewUpstream(t, mayflytest.Lists(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		length := limit + 1
 		switch r.URL.Path {
 		case "/just-enough":
@@ -791,7 +791,7 @@ func TestAnAnswerOver8MiBIsNotPassedWhole(t *testing.T) {
 			write(w, length)
 			io.WriteString(w, end)
 		}
-	}))
+	}), "list_invoices"))
 	f := newFront(t, mayflytest.Options{Change: before(target(t, "api", "http", big.URL), target(t, "tools", "mcp", big.URL+"/mcp"),
 		target(t, "events", "mcp", big.URL+"/mcp-events"))}, big)
 	task := f.task("open")
