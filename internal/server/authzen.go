@@ -47,7 +47,10 @@ type question struct {
 // batch is a body of either endpoint: the question itself, or what the questions
 // of evaluations have where they say nothing.
 type batch struct {
-	Whole       question       `json:",inline"`
+	Subject     jsontext.Value `json:"subject"`
+	Action      jsontext.Value `json:"action"`
+	Resource    jsontext.Value `json:"resource"`
+	Context     jsontext.Value `json:"context"`
 	Evaluations jsontext.Value `json:"evaluations"`
 	Options     jsontext.Value `json:"options"`
 }
@@ -122,10 +125,11 @@ func evaluations(c *call) error {
 	if err != nil {
 		return err
 	}
+	whole := question{b.Subject, b.Action, b.Resource, b.Context}
 	if len(items) == 0 {
-		return c.evaluate(&b.Whole)
+		return c.evaluate(&whole)
 	}
-	if err := b.Whole.check(); err != nil {
+	if err := whole.check(); err != nil {
 		return err
 	}
 	// What cannot be read is answered no, and asked of nobody.
@@ -133,7 +137,7 @@ func evaluations(c *call) error {
 	wrong := make([]error, len(items))
 	for i := range items {
 		var e authority.Evaluation
-		if e, wrong[i] = b.Whole.readItem(items[i]); wrong[i] == nil {
+		if e, wrong[i] = whole.readItem(items[i]); wrong[i] == nil {
 			asked = append(asked, e)
 		} else if stops(false) {
 			wrong, items = wrong[:i+1], items[:i+1]
