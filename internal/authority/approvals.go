@@ -183,6 +183,10 @@ func (a *Authority) askFirst(ctx context.Context, s *Session, chain []*mayfly.Ta
 				return err
 			}
 			burn = nil
+		case guardApproval: // the same was asked for at this moment
+			if ap, err = a.db.ApprovalFor(ctx, ap.Task, ap.Key); err != nil {
+				return err
+			}
 		case guardProof:
 			return a.refuse(ctx, s.refused("call "+q.Call.Grant()), errReplay(), nil)
 		case guardRoom:

@@ -185,6 +185,10 @@ func (a *Authority) askToOpen(ctx context.Context, r mayfly.RequestRefused, ap *
 				return err
 			}
 			burn = nil
+		case guardApproval: // the same was asked for at this moment
+			if ap, err = a.db.ApprovalFor(ctx, ap.Task, ap.Key); err != nil {
+				return err
+			}
 		case guardProof:
 			return a.refuse(ctx, r, errReplay(), nil)
 		case guardRoom:
