@@ -231,8 +231,8 @@ func (a *Authority) askedFor(ap *mayfly.Approval) *mayfly.Next {
 	}
 }
 
-// ask puts a request before humans. While it waits, the idle leases of the task
-// and of all above it are held.
+// ask puts a request before humans, and renews the idle leases of the task and of
+// all above it; while it waits, holdWaiting goes on with that.
 func (a *Authority) ask(ctx context.Context, ap *mayfly.Approval, chain []*mayfly.Task, extra func(*store.Tx)) error {
 	e := mayfly.ApprovalRequested{
 		Approval: ap.ID, Task: ap.Task, Root: ap.Root, Profile: ap.Profile, What: ap.What, Grant: ap.Grant,
@@ -242,7 +242,7 @@ func (a *Authority) ask(ctx context.Context, ap *mayfly.Approval, chain []*mayfl
 	if ap.Task == "" {
 		waiting, hourly = maxOpenings, 10*maxOpenings
 	}
-	return a.record(ctx, e, func(tx *store.Tx) {
+	err := a.record(ctx, e, func(tx *store.Tx) {
 		if len(chain) > 0 {
 			tx.ChainLive(taskIDs(chain), ap.AskedAt)
 		}
@@ -251,7 +251,21 @@ func (a *Authority) ask(ctx context.Context, ap *mayfly.Approval, chain []*mayfl
 			extra(tx)
 		}
 		tx.InsertApproval(ap)
+		for _, t := range chain {
+			if until, due := t.RenewIdle(ap.AskedAt); due {
+				tx.RenewIdle(t.ID, until)
+			}
+		}
 	})
+	if err == nil {
+		failpoint.Here("approval.asked")
+		for _, t := range chain {
+			if until, due := t.RenewIdle(ap.AskedAt); due {
+				a.live.renewed(t, until)
+			}
+		}
+	}
+	return err
 }
 
 // unusedFor is the id of an approval of this task for this grant that was given
