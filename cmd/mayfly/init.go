@@ -22,9 +22,9 @@ type initCmd struct {
 
 // Help is the long help.
 func (initCmd) Help() string {
-	return `Writes mayfly.yaml, profiles/example.yaml, policies/example.cedar and seal.key
-(the key everything secret is sealed under: keep a copy, and keep it secret).
-Nothing that exists is overwritten.
+	return `Writes mayfly.yaml, profiles/example.yaml, policies/example.cedar, cases that test
+them in tests/example.yaml, and seal.key (the key everything secret is sealed under:
+keep a copy, and keep it secret). Nothing that exists is overwritten.
 
   mayfly init demo && mayfly --config demo/mayfly.yaml check`
 }
@@ -52,7 +52,7 @@ func (c initCmd) Run(_ context.Context, t *terminal) error {
 		mode fs.FileMode
 	}
 	files := []file{{"seal.key", []byte(base64.StdEncoding.EncodeToString(key[:]) + "\n"), 0o400}}
-	for _, name := range []string{"mayfly.yaml", "profiles/example.yaml", "policies/example.cedar"} {
+	for _, name := range []string{"mayfly.yaml", "profiles/example.yaml", "policies/example.cedar", "tests/example.yaml"} {
 		data, err := template.ReadFile("template/" + name)
 		if err != nil {
 			return err
@@ -69,7 +69,7 @@ func (c initCmd) Run(_ context.Context, t *terminal) error {
 		}
 	}
 	// data is where the database goes: 0700, as the server wants it.
-	for _, sub := range []string{"profiles", "policies"} {
+	for _, sub := range []string{"profiles", "policies", "tests"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (c initCmd) Run(_ context.Context, t *terminal) error {
 		return nil
 	}
 	config := filepath.Join(c.Dir, "mayfly.yaml")
-	fmt.Fprintf(t.Stdout, "wrote %s\n\nnext:\n  mayfly --config %s check\n  mayfly --config %s serve\n", strings.Join(written, ", "), config, config)
+	fmt.Fprintf(t.Stdout, "wrote %s\n\nnext:\n  mayfly --config %s check\n  mayfly --config %s test\n  mayfly --config %s serve\n", strings.Join(written, ", "), config, config, config)
 	return nil
 }
 

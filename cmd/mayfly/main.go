@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -30,20 +29,26 @@ type cli struct {
 	Addr   string `help:"Server to talk to: https://host, or unix:///path. Default: the admin socket in the configuration." placeholder:"ADDRESS" env:"MAYFLY_ADDR"`
 	JSON   bool   `help:"Print JSON."`
 
-	Init     initCmd     `cmd:"" help:"Write a small, commented, working configuration."`
-	Check    checkCmd    `cmd:"" help:"Check the configuration, all of it, without starting anything."`
-	Serve    serveCmd    `cmd:"" help:"Run the server."`
-	Sandbox  sandboxCmd  `cmd:"" help:"Watch the whole road once, on this machine alone."`
-	Run      runCmd      `cmd:"" help:"Run a command with a task of its own."`
-	Delegate delegateCmd `cmd:"" help:"Hand authority over: print a ticket."`
-	Ps       psCmd       `cmd:"" help:"List live tasks: who for, what for, time left."`
-	Show     showCmd     `cmd:"" help:"Show a task."`
-	Complete completeCmd `cmd:"" help:"End a task whose work is done."`
-	Revoke   revokeCmd   `cmd:"" help:"End a task, or everything of a human, service, profile, source or client."`
-	Trace    traceCmd    `cmd:"" help:"Lead from any id back to who is behind it."`
-	Test     testCmd     `cmd:"" help:"Decide written cases, and say which come out otherwise than they should."`
-	Log      logCmd      `cmd:"" help:"Read and check the event log."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Init      initCmd      `cmd:"" help:"Write a small, commented, working configuration."`
+	Check     checkCmd     `cmd:"" help:"Check the configuration, all of it, without starting anything."`
+	Serve     serveCmd     `cmd:"" help:"Run the server."`
+	Sandbox   sandboxCmd   `cmd:"" help:"Watch the whole road once, on this machine alone."`
+	Run       runCmd       `cmd:"" help:"Run a command with a task of its own."`
+	Delegate  delegateCmd  `cmd:"" help:"Hand authority over: print a ticket."`
+	Ps        psCmd        `cmd:"" help:"List live tasks: who for, what for, time left."`
+	Show      showCmd      `cmd:"" help:"Show a task."`
+	Complete  completeCmd  `cmd:"" help:"End a task whose work is done."`
+	Narrow    narrowCmd    `cmd:"" help:"Take from a running task all but some grants."`
+	Widen     widenCmd     `cmd:"" help:"Give a running task more grants."`
+	Approvals approvalsCmd `cmd:"" help:"Show what waits for a human, and answer."`
+	Pins      pinsCmd      `cmd:"" help:"Show what tools are held to, and accept changes."`
+	Revoke    revokeCmd    `cmd:"" help:"End a task, or everything of a human, service, profile, source or client."`
+	Trace     traceCmd     `cmd:"" help:"Lead from any id back to who is behind it."`
+	Explain   explainCmd   `cmd:"" help:"Say why a decision is what it is."`
+	Replay    replayCmd    `cmd:"" help:"Decide what was decided again, under other policies."`
+	Test      testCmd      `cmd:"" help:"Decide written cases, and say which come out otherwise than they should."`
+	Log       logCmd       `cmd:"" help:"Read and check the event log."`
+	Version   versionCmd   `cmd:"" help:"Print the version."`
 }
 
 // terminal is what a verb works with.
@@ -181,13 +186,13 @@ func (t *terminal) explain(e *mayfly.Error) {
 		fmt.Fprintf(t.Stderr, "  refused by: %s\n", e.Term)
 	}
 	if e.Next != nil {
-		var words []string
-		for _, word := range []string{e.Next.Grant, e.Next.Detail} {
-			if word != "" {
-				words = append(words, clean(word))
-			}
+		fmt.Fprintf(t.Stderr, "  next: %s\n", nextLine(e.Next))
+		if e.Next.Approval != "" {
+			fmt.Fprintf(t.Stderr, "  approval: %s\n", clean(e.Next.Approval))
 		}
-		fmt.Fprintf(t.Stderr, "  next: %s\n", strings.Join(words, ": "))
+		if e.Next.URL != "" {
+			fmt.Fprintf(t.Stderr, "  answered at: %s\n", clean(e.Next.URL))
+		}
 	}
 	if cause := e.Unwrap(); cause != nil {
 		fmt.Fprintf(t.Stderr, "  because: %v\n", cause)

@@ -53,11 +53,12 @@ func showTask(out io.Writer, t client.Task) error {
 		row("may", "%s", describeGrant(g))
 	}
 	for _, b := range t.Budget {
-		what := b.Grant
-		if what == "" {
-			what = "all calls"
+		for _, line := range budgetLines(b) {
+			row("budget", "%s", line)
 		}
-		row("budget", "%s: %d of %d used", what, b.Used, b.Calls)
+	}
+	if len(t.Seen) > 0 {
+		row("labels seen", "%s", strings.Join(t.Seen, ", "))
 	}
 	row("state", "%s", state(t))
 	row("opened", "%s", t.OpenedAt.Local().Format(time.DateTime))
@@ -76,6 +77,25 @@ func showTask(out io.Writer, t client.Task) error {
 	return w.Flush()
 }
 
+// budgetLines are what is used of one budget, a limit a line.
+func budgetLines(b client.Budget) []string {
+	what := b.Grant
+	if what == "" {
+		what = "all calls"
+	}
+	var lines []string
+	if b.Calls > 0 {
+		lines = append(lines, fmt.Sprintf("%s: %d of %s used", what, b.Used, count(int(b.Calls), "call")))
+	}
+	for _, sum := range b.Sums {
+		lines = append(lines, fmt.Sprintf("%s: %s of %s used, sum of %s", what, sum.Used, sum.Max, sum.Argument))
+	}
+	if r := b.Rate; r != nil {
+		lines = append(lines, fmt.Sprintf("%s: %d of %s used in the last %s", what, r.Used, count(int(r.Calls), "call"), r.Per))
+	}
+	return lines
+}
+
 // describeGrant is a grant for a person: its short form, and its limits.
 func describeGrant(g mayfly.Grant) string {
 	text := g.String()
@@ -84,6 +104,12 @@ func describeGrant(g mayfly.Grant) string {
 	}
 	if g.Budget.Calls > 0 {
 		text += ", " + count(int(g.Budget.Calls), "call") + " at most"
+	}
+	for _, sum := range g.Budget.Sum {
+		text += ", " + sum.Argument + " at most " + mayfly.FormatDecimal(sum.Max) + " in sum"
+	}
+	if r := g.Budget.Rate; r.Calls > 0 {
+		text += fmt.Sprintf(", at most %s in %s", count(int(r.Calls), "call"), r.Per)
 	}
 	return text
 }
