@@ -72,7 +72,7 @@ type Recorded struct {
 	Closed  map[mayfly.TaskID]mayfly.TaskClosed
 
 	retired     map[mayfly.TaskID]bool
-	narrowed    map[mayfly.TaskID]int64
+	regranted   map[mayfly.TaskID]int64
 	switched    []time.Time // when the kill switch was thrown
 	delegations map[string]*mayfly.DelegationMade
 	actions     map[string]bool
@@ -99,7 +99,7 @@ func readRecorded(t testing.TB, db *store.DB) *Recorded {
 	r := &Recorded{
 		Allowed: map[string]bool{}, Ended: map[string]string{},
 		Opened: map[mayfly.TaskID]mayfly.TaskOpened{}, Closed: map[mayfly.TaskID]mayfly.TaskClosed{},
-		retired: map[mayfly.TaskID]bool{}, narrowed: map[mayfly.TaskID]int64{}, delegations: map[string]*mayfly.DelegationMade{},
+		retired: map[mayfly.TaskID]bool{}, regranted: map[mayfly.TaskID]int64{}, delegations: map[string]*mayfly.DelegationMade{},
 		actions: map[string]bool{}, issued: map[string]mayfly.TokenFact{}, dlg: map[string]string{},
 		writes: map[mayfly.TaskID]int64{}, notSent: map[mayfly.TaskID]int64{},
 	}
@@ -165,8 +165,8 @@ func (r *Recorded) take(t testing.TB, db *store.DB, row store.EventRow) {
 		if e.Outcome == "not-sent" {
 			r.notSent[e.Task]++
 		}
-	case "task.narrowed":
-		r.narrowed[row.Task]++
+	case "task.narrowed", "task.widened":
+		r.regranted[row.Task]++
 	case "task.closed":
 		var e mayfly.TaskClosed
 		read(&e)
@@ -257,8 +257,8 @@ func (r *Recorded) tasksWhole(t testing.TB, db *store.DB) {
 			t.Errorf("task %s is retired at %s, and its record says %t", id, row.RetiredAt, r.retired[id])
 		case row.Children != children[id]:
 			t.Errorf("task %s counts %d children, and %d are recorded", id, row.Children, children[id])
-		case row.Version != 1+r.narrowed[id]:
-			t.Errorf("task %s was narrowed to version %d, and %d times by its records", id, row.Version, r.narrowed[id])
+		case row.Version != 1+r.regranted[id]:
+			t.Errorf("task %s has version %d of its grants, and its records changed them %d times", id, row.Version, r.regranted[id])
 		}
 		spent, err := db.Counters(ctx, id)
 		must(t, err)

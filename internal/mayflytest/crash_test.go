@@ -30,7 +30,7 @@ import (
 )
 
 // everyWrite are the steps of a task's life that commit something.
-var everyWrite = []string{"start", "open", "token", "act", "child", "ticket", "redeem", "narrow", "complete", "revoke"}
+var everyWrite = []string{"start", "open", "token", "act", "child", "ticket", "redeem", "narrow", "complete", "revoke", "widen", "ask", "approve", "deny"}
 
 // killedAt is every failpoint there is, and during which steps the process is
 // killed there.
@@ -52,6 +52,10 @@ var killedAt = map[string][]string{
 	"call.committed":       {"act"},
 	"call.answered":        {"act"},
 	"narrow.committed":     {"narrow"},
+	"widen.committed":      {"widen"},
+	"approval.asked":       {"ask"},
+	"approval.committed":   {"approve"},
+	"approval.denied":      {"deny"},
 	"close.committed":      {"complete", "revoke"},
 	"revocation.committed": {"switch"},
 	"reap.orphan":          {"complete"},
@@ -156,7 +160,7 @@ type life struct {
 
 func newLife(t *testing.T, program, dsn string) *life {
 	i := mayflytest.Install(t, program, dsn)
-	return &life{Installation: i, hand: hand{i.System, i.Client}}
+	return &life{Installation: i, hand: hand{sys: i.System, client: i.Client, more: []string{mayAsk}}}
 }
 
 // Serve starts the server and waits until it is ready.
@@ -209,7 +213,16 @@ func (l *life) killAt(name, during string) {
 	if during == "token" { // it has this one already
 		session = session.API().Resume(must1(session.Token(ctx, "")), nil)
 	}
-	path := l.path()
+	path, approval := l.path(), ""
+	switch during {
+	case "widen":
+		_, err = session.API().Narrow(ctx, session.Task(), mayflytest.Grants(t, mayRead))
+		must(err)
+	case "approve", "deny":
+		approval = l.ask(ctx, session, path)
+	}
+	fay := l.approver("fay")
+	defer fay.Close()
 	l.settle()
 
 	var acknowledged func(*mayflytest.Recorded) bool // of a step that was answered without a token
@@ -238,6 +251,14 @@ func (l *life) killAt(name, during string) {
 			err = l.redeem(ctx, ticket.Ticket)
 		case "narrow":
 			_, err = session.API().Narrow(ctx, session.Task(), mayflytest.Grants(t, mayRead))
+		case "widen":
+			_, err = session.API().Widen(ctx, session.Task(), mayflytest.Grants(t, mayWrite))
+		case "ask":
+			l.call(ctx, session, http.MethodPut, path)
+		case "approve":
+			_, err = fay.Approve(ctx, approval)
+		case "deny":
+			_, err = fay.Deny(ctx, approval, "not today")
 		case "complete":
 			_, err = session.Complete(ctx)
 			acknowledged = over
@@ -268,6 +289,9 @@ func (l *life) killAt(name, during string) {
 	if acknowledged != nil && !acknowledged(r) {
 		t.Errorf("it was answered and is not recorded")
 	}
+	if approval != "" {
+		l.holds(ctx, session, path, approval)
+	}
 	// What is recorded holds, and what is not never happened.
 	status := l.call(ctx, session, http.MethodGet, l.path())
 	below := l.call(ctx, child, http.MethodGet, l.path())
@@ -278,6 +302,67 @@ func (l *life) killAt(name, during string) {
 	}
 	if status != want || below != want {
 		t.Errorf("the task's call is answered with %d and its child's with %d, want %d (closed: %t)", status, below, want, closed)
+	}
+}
+
+// ask makes a call that must wait for a human, and gives the id of the approval.
+func (l *life) ask(ctx context.Context, session *client.Session, path string) string {
+	l.T.Helper()
+	if status := l.call(ctx, session, http.MethodPut, path); status != http.StatusForbidden {
+		l.T.Fatalf("a call that needs a yes is answered with %d\n%s", status, l.said())
+	}
+	operator := l.Operator()
+	defer operator.Close()
+	waiting, _, err := operator.Approvals(ctx, false, "", 0)
+	if err != nil {
+		l.T.Fatal(err)
+	}
+	i := slices.IndexFunc(waiting, func(a client.Approval) bool { return a.Task == session.Task() })
+	if i < 0 {
+		l.T.Fatalf("nothing waits for a human: %v", waiting)
+	}
+	return waiting[i].ID
+}
+
+// approver is somebody of finance.
+func (l *life) approver(id string) *client.Client {
+	c, err := client.New(client.Options{Address: l.URL, Issuer: l.Issuer, Token: client.Bearer(l.Approver(id, "finance"))})
+	if err != nil {
+		l.T.Fatal(err)
+	}
+	return c
+}
+
+// holds sees that an approval is what is recorded of it, and its call decided by
+// that.
+func (l *life) holds(ctx context.Context, session *client.Session, path, id string) {
+	l.T.Helper()
+	operator := l.Operator()
+	defer operator.Close()
+	a, err := operator.Approval(ctx, id)
+	if err != nil {
+		l.T.Fatal(err)
+	}
+	trace, err := operator.Trace(ctx, string(session.Task()))
+	if err != nil {
+		l.T.Fatal(err)
+	}
+	said := map[string]mayfly.ApprovalState{"approval.voted": mayfly.Approved, "approval.refused": mayfly.ApprovalDenied}
+	want := mayfly.Waiting
+	for _, e := range trace.Events {
+		if state, ok := said[e.Kind]; ok {
+			want = state
+		}
+	}
+	if a.State != want {
+		l.T.Errorf("the approval is %s, and the record says %s", a.State, want)
+	}
+	status := l.call(ctx, session, http.MethodPut, path)
+	expected := map[mayfly.ApprovalState]int{
+		mayfly.Waiting: http.StatusForbidden, mayfly.Approved: http.StatusOK, mayfly.ApprovalDenied: http.StatusTooManyRequests,
+	}
+	if status != expected[want] {
+		l.T.Errorf("the call that waited is answered with %d, and its approval is %s", status, want)
 	}
 }
 

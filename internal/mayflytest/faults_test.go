@@ -48,7 +48,7 @@ func newFailing(t *testing.T, dsn string) *failing {
 		b.Profiles["invoice"].Default = mayflytest.Grants(t, mayRead)
 	}})
 	f := &failing{System: s, handed: &mayflytest.Handed{}}
-	f.hand = hand{s, func() *client.Client { return f.handed.Client(s) }}
+	f.hand = hand{sys: s, client: func() *client.Client { return f.handed.Client(s) }}
 	var err error
 	if f.standing, err = f.open(t.Context(), "alice"); err != nil {
 		t.Fatal(err)

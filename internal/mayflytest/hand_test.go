@@ -16,15 +16,17 @@ import (
 type hand struct {
 	sys    *mayflytest.System
 	client func() *client.Client // remembers what it is handed
+	more   []string              // grants that openings ask for as well
 }
 
 var (
 	mayRead  = "http:orders:GET:/v1/*"
 	mayWrite = "http:orders:POST:/v1/*"
+	mayAsk   = "http:orders:PUT:/v1/*" // of a profile that then waits for finance
 )
 
 func (h *hand) opening(human string) client.ExchangeRequest {
-	r := h.sys.Opening(mayRead, mayWrite)
+	r := h.sys.Opening(append([]string{mayRead, mayWrite}, h.more...)...)
 	r.SubjectToken, r.TTL = h.sys.Human(human), time.Hour
 	return r
 }

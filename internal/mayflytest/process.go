@@ -57,7 +57,7 @@ listen: {public: %[2]q, admin: %[3]q}
 store: %[4]q
 keys: {seal: {file: seal.key}}
 sources:
-  - {name: corp, kind: oidc, issuer: %[5]q, audience: mayfly, subject: human, claims: {groups: groups}}
+  - {name: corp, kind: oidc, issuer: %[5]q, audience: mayfly, operators: mayfly-operators, subject: human, claims: {groups: groups}}
   - {name: cluster, kind: oidc, issuer: %[5]q, audience: mayfly-agents, subject: workload}
 targets:
   - name: bank
@@ -74,8 +74,8 @@ limits:
   exchange: {per_second: 100000, burst: 100000}
 `
 
-// installedProfile is its one profile: it may delegate to itself, and each of
-// its calls that writes is counted.
+// installedProfile is its one profile: it may delegate to itself, each of its
+// calls that writes is counted, and a PUT waits for a yes of finance.
 const installedProfile = `profile: invoice
 owner: finance@example.org
 delegators: [{human: {groups: [accounts-payable]}}, {agent: {profile: invoice}}]
@@ -84,7 +84,9 @@ grants:
   - http:orders:GET:/v1/*
   - grant: http:orders:POST:/v1/*
     budget: {calls: 100000}
+  - http:orders:PUT:/v1/*
   - mcp:bank:list_invoices
+approvals: [{grant: "http:orders:PUT:/v1/*", group: finance}]
 default: [http:orders:GET:/v1/*]
 lifetime: {idle: 10m, default: 15m, max: 1h}
 delegation: {depth: 3, children: 100, to: [invoice]}

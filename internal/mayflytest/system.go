@@ -40,6 +40,7 @@ const (
 	Humans    = "mayfly"
 	Services  = "mayfly-ci"
 	Workloads = "mayfly-agents"
+	Operators = "mayfly-operators" // humans, with tokens that no agent is handed
 )
 
 // OnEachEngine runs a test on SQLite and on PostgreSQL.
@@ -214,7 +215,7 @@ func (s *System) Bundle(o Options) *authority.Bundle {
 	t := s.T
 	t.Helper()
 	sources := append([]attest.Source{
-		{Name: "corp", Kind: "oidc", Issuer: s.IDP.URL(), Audience: Humans, Subject: mayfly.Human, ClaimGroups: "groups", Loopback: true},
+		{Name: "corp", Kind: "oidc", Issuer: s.IDP.URL(), Audience: Humans, Operators: Operators, Subject: mayfly.Human, ClaimGroups: "groups", Loopback: true},
 		{Name: "ci", Kind: "oidc", Issuer: s.IDP.URL(), Audience: Services, Subject: mayfly.Service, Loopback: true},
 		{Name: "cluster", Kind: "oidc", Issuer: s.IDP.URL(), Audience: Workloads, Subject: mayfly.Workload, Loopback: true},
 		{Name: "local", Kind: "unix", Subject: mayfly.Workload},
@@ -222,19 +223,13 @@ func (s *System) Bundle(o Options) *authority.Bundle {
 	src, err := attest.New(sources, o.Clients, attest.Options{Issuer: s.Issuer, Now: o.Wall})
 	must(t, err)
 	t.Cleanup(src.Close)
-	files := map[string][]byte{}
-	for name, text := range o.Policies {
-		files[name] = []byte(text)
-	}
-	policies, err := policy.Parse(files, policy.Schema{})
-	must(t, err)
 	credential := &mayfly.TargetCredential{Header: "Authorization", Value: mayfly.NewSecret("Bearer " + upstreamKey)}
 	clients := map[string]authority.ClientInfo{}
 	for _, c := range o.Clients {
 		clients[c.ID] = authority.ClientInfo{Audience: c.Audience}
 	}
 	b := &authority.Bundle{
-		Hash: "test-bundle", TrustDomain: "example.org", Issuer: s.Issuer, Sources: src, Policies: policies, Clients: clients,
+		Hash: "test-bundle", TrustDomain: "example.org", Issuer: s.Issuer, Sources: src, Clients: clients,
 		Targets: map[string]*mayfly.Target{
 			"bank":   {Name: "bank", Kind: "mcp", URL: s.Bank.URL, Credential: credential},
 			"orders": {Name: "orders", Kind: "http", URL: s.Orders.URL, Credential: credential},
@@ -281,7 +276,34 @@ func (s *System) Bundle(o Options) *authority.Bundle {
 	if o.Change != nil {
 		o.Change(b)
 	}
+	b.PolicyFiles = map[string][]byte{}
+	for name, text := range o.Policies {
+		b.PolicyFiles[name] = []byte(text)
+	}
+	b.Schema = schemaOf(b.Targets)
+	b.Policies, err = policy.Parse(b.PolicyFiles, b.Schema)
+	must(t, err)
 	return b
+}
+
+// schemaOf are the facts that targets declare.
+func schemaOf(targets map[string]*mayfly.Target) policy.Schema {
+	s := policy.Schema{Facts: map[string]mayfly.FactType{}}
+	add := func(facts []mayfly.Fact) {
+		for _, f := range facts {
+			s.Facts[f.Name] = f.Type
+		}
+	}
+	for _, t := range targets {
+		add(t.Facts)
+		for _, tool := range t.Tools {
+			add(tool.Facts)
+		}
+		for _, r := range t.Routes {
+			add(r.Facts)
+		}
+	}
+	return s
 }
 
 func newSeal() (key [32]byte) {
@@ -308,6 +330,12 @@ func Grants(t testing.TB, texts ...string) []mayfly.Grant {
 // Human is a token of a human of the group accounts-payable.
 func (s *System) Human(id string) string {
 	return s.IDP.Issue(map[string]any{"aud": Humans, "sub": id, "groups": []string{"accounts-payable"}})
+}
+
+// Approver is a token in a human's own hands, of somebody in these groups: it
+// answers approvals and opens nothing.
+func (s *System) Approver(id string, groups ...string) string {
+	return s.IDP.Issue(map[string]any{"aud": Operators, "sub": id, "groups": groups})
 }
 
 // Evidence is a workload's token.
