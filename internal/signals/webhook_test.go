@@ -1,0 +1,188 @@
+package signals_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/eventlog"
+	"github.com/mayfly-id/mayfly/internal/signals"
+	"github.com/mayfly-id/mayfly/internal/store"
+)
+
+// receiver is a webhook that remembers what it was told, and refuses while down.
+type receiver struct {
+	t       *testing.T
+	mu      sync.Mutex // guards the fields below
+	down    bool
+	refused int
+	got     []signals.Notice
+	ids     []string
+}
+
+var secret = mayfly.NewSecret("a secret of the receiver")
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	body, err := io.ReadAll(q.Body)
+	if err != nil {
+		r.t.Error(err)
+	}
+	id, at := q.Header.Get("Webhook-Id"), q.Header.Get("Webhook-Timestamp")
+	if q.Header.Get("Webhook-Signature") != "v1,"+signals.Signature(secret, id, at, body) {
+		r.t.Errorf("the signature of %s does not fit", id)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down {
+		r.refused++
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	var n signals.Notice
+	if err := json.Unmarshal(body, &n); err != nil {
+		r.t.Error(err)
+	}
+	r.got, r.ids = append(r.got, n), append(r.ids, id)
+}
+
+func (r *receiver) setDown(down bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.down = down
+}
+
+func (r *receiver) told() []signals.Notice {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]signals.Notice(nil), r.got...)
+}
+
+// A webhook is told of every approval that waits, once, in order, and in one
+// notice for each agent; what came while it was down, or while nobody ran, it is
+// told later.
+func TestAWebhookIsToldOfWhatWaits(t *testing.T) {
+	ctx := t.Context()
+	db, err := store.Open(ctx, store.Options{DSN: "sqlite://" + t.TempDir() + "/mayfly.db", Node: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	log, err := eventlog.Open(ctx, db, eventlog.Options{Origin: "mayfly.test/log"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	stop := make(chan struct{})
+	defer close(stop)
+	running, cancel := contextUntil(stop)
+	defer cancel()
+	loops.Go(func() { log.Run(running) })
+
+	r := &receiver{t: t}
+	server := httptest.NewServer(r)
+	defer server.Close()
+	hooks := signals.New(signals.Options{
+		DB: db, Issuer: "https://mayfly.example", Hooks: func() []signals.Webhook { return []signals.Webhook{{URL: server.URL, Secret: secret}} },
+	})
+	ask := func(task mayfly.TaskID, ids ...string) {
+		for _, id := range ids {
+			rec, err := db.Prepare(ctx, time.Now(), "bundle", mayfly.ApprovalRequested{
+				Approval: id, Task: task, Root: mayfly.Subject{Kind: mayfly.Human, ID: "alice"}, Profile: "invoice", What: "call",
+				Grant: "mcp:bank:pay_invoice", Needs: []string{"finance"}, Decision: "dec_1", ExpiresAt: time.Now().Add(time.Minute),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Change(ctx, rec, func(*store.Tx) {}); err != nil {
+				t.Fatal(err)
+			}
+			log.Acknowledged(rec)
+		}
+	}
+	run := func(enough func() bool) {
+		t.Helper()
+		ctx, cancel := contextUntil(stop)
+		var ran sync.WaitGroup
+		ran.Go(func() { hooks.Run(ctx) })
+		deadline := time.After(20 * time.Second)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for !enough() {
+			select {
+			case <-deadline:
+				cancel()
+				t.Fatalf("it was told %+v", r.told())
+			case <-tick.C:
+			}
+		}
+		cancel()
+		ran.Wait()
+	}
+	approvals := func() (n int) {
+		for _, notice := range r.told() {
+			n += len(notice.Approvals)
+		}
+		return n
+	}
+
+	ask("task_1", "apr_1", "apr_2")
+	ask("task_2", "apr_3")
+	run(func() bool { return approvals() == 3 })
+	for _, n := range r.told() {
+		if n.Type != "approval.requested" || n.Root != "alice" || n.Approvals[0].URL != "https://mayfly.example/v1/approvals/"+n.Approvals[0].ID {
+			t.Errorf("the notice is %+v", n)
+		}
+	}
+
+	// What comes while nobody runs, and while the webhook is down, is told later.
+	ask("task_3", "apr_4")
+	r.setDown(true)
+	run(func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.refused > 0
+	})
+	ask("task_3", "apr_5")
+	r.setDown(false)
+	run(func() bool { return approvals() == 5 })
+	var order []string
+	for _, n := range r.told() {
+		for _, a := range n.Approvals {
+			order = append(order, a.ID)
+		}
+	}
+	for i, want := range []string{"apr_1", "apr_2", "apr_3", "apr_4", "apr_5"} {
+		if order[i] != want {
+			t.Fatalf("the order is %v", order)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen := map[string]bool{}
+	for _, id := range r.ids {
+		if seen[id] {
+			t.Errorf("%s was told twice, and nothing had failed", id)
+		}
+		seen[id] = true
+	}
+}
+
+// contextUntil is a context that ends when stop is closed.
+func contextUntil(stop <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		select {
+		case <-stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
