@@ -153,8 +153,8 @@ func evaluations(c *call) error {
 	}{}
 	for i := range items {
 		var one answered
-		if e := mayfly.AsError(wrong[i]); e != nil {
-			one.Context.Error = &itemError{http.StatusBadRequest, e.Message}
+		if wrong[i] != nil {
+			one.Context.Error = &itemError{http.StatusBadRequest, mayfly.AsError(wrong[i]).Message}
 		} else if len(decisions) == 0 {
 			break // it was found out
 		} else {

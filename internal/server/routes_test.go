@@ -122,3 +122,10 @@ func FuzzPathsHaveOneSpelling(f *testing.F) {
 		}
 	})
 }
+
+func TestAToolsNameMayHoldSlashes(t *testing.T) {
+	got, ok := matchPattern("/v1/pins/{target}/{tool}/accept", "/v1/pins/bank/a%2Fb%2525/accept")
+	if want := map[string]string{"target": "bank", "tool": "a/b%25"}; !ok || !cmp.Equal(got, want) {
+		t.Errorf("it reads %v, %v", got, ok)
+	}
+}

@@ -47,6 +47,7 @@ type node struct {
 	socket *http.Client
 	api    *server.Server
 	db     *store.DB
+	a      *authority.Authority
 	said   *lines
 	check  *apicheck.Checker
 }
@@ -89,7 +90,10 @@ func start(t *testing.T, o server.Options) *node {
 	}
 	bundle := &authority.Bundle{
 		Hash: "test", TrustDomain: "example.org", Issuer: issuer, Hosts: []string{"inside.example"}, Sources: sources, Policies: policies,
-		Targets: map[string]*mayfly.Target{"orders": {Name: "orders", Kind: "http", URL: "http://127.0.0.1:1"}},
+		Targets: map[string]*mayfly.Target{
+			"orders": {Name: "orders", Kind: "http", URL: "http://127.0.0.1:1"},
+			"bank":   {Name: "bank", Kind: "mcp", URL: "http://127.0.0.1:1"},
+		},
 		Profiles: map[string]*mayfly.Profile{"p": {
 			Name: "p", Owner: "o", Class: mayfly.Ephemeral, Grants: grants, Default: grants, KeyOptional: true, Risk: mayfly.RiskLow,
 			Delegators: []mayfly.DelegatorRule{{Service: local}}, Attest: []mayfly.AttestRule{{Source: local}},
@@ -99,6 +103,7 @@ func start(t *testing.T, o server.Options) *node {
 	a, err := authority.New(ctx, authority.Config{DB: db, Log: log, Bundle: bundle, Node: "test", Version: "test", Logger: o.Logger})
 	must(err)
 
+	n.a = a
 	n.check, err = apicheck.New(server.OpenAPI())
 	must(err)
 	report := func(err error) { t.Error(err) }
@@ -243,10 +248,10 @@ func TestS93WithoutCredentialsOnlyWhatIsPublicAnswers(t *testing.T) {
 	n.eventually(func(e []map[string]any) bool { return len(e) > 0 }) // so there is a checkpoint
 	public := []string{
 		"serverMetadata", "openidConfiguration", "apiMetadata", "mcpTargetMetadata", "httpTargetMetadata", "jwks",
-		"healthy", "ready", "openapi", "checkpoint", "logKey", "tile",
+		"healthy", "ready", "openapi", "checkpoint", "logKey", "tile", "decisionPoint",
 	}
 	for _, op := range n.check.Operations() {
-		path := strings.NewReplacer("{path}", "0/000.p/1", "{target}", "orders", "{id}", "x", "{kid}", "x").Replace(op.Path)
+		path := strings.NewReplacer("{path}", "0/000.p/1", "{target}", "orders", "{id}", "x", "{kid}", "x", "{tool}", "x").Replace(op.Path)
 		body, headers := "", []string{"User-Agent", "GoogleHC/1.0"}
 		switch op.Body {
 		case "application/json":
@@ -517,6 +522,8 @@ func TestATaskGoesThroughItsWholeLife(t *testing.T) {
 		t.Errorf("the ticket is %s", r.body)
 	}
 
+	n.humansAndDecisions()
+
 	r = n.want(n.tell("POST", "/v1/revocations", `{"profile":"p"}`, asJSON...), 201, "")
 	rev, _ := r.json["revocation"].(map[string]any)
 	n.want(n.tell("GET", "/v1/revocations", ""), 200, "")
@@ -531,7 +538,7 @@ func TestATaskGoesThroughItsWholeLife(t *testing.T) {
 
 	events := n.eventually(func(e []map[string]any) bool { return len(kinds(e, "key.compromised")) == 1 })
 	n.want(n.tell("GET", fmt.Sprintf("/v1/events?after=%v", events[len(events)-1]["position"]), ""), 200, "")
-	for _, path := range []string{"/log/checkpoint", "/log/vkey", "/healthz", "/readyz", "/openapi.json", "/.well-known/oauth-authorization-server",
+	for _, path := range []string{"/log/checkpoint", "/log/vkey", "/healthz", "/readyz", "/openapi.json", "/.well-known/oauth-authorization-server", "/.well-known/authzen-configuration",
 		"/.well-known/openid-configuration", "/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp/x",
 		"/.well-known/oauth-protected-resource/http/orders"} {
 		n.want(n.ask("GET", path, ""), 200, "")
@@ -545,6 +552,9 @@ func TestATaskGoesThroughItsWholeLife(t *testing.T) {
 	if r.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("leaves may be kept by caches: %v", r.Header)
 	}
+	// A long answer arrives before it was looked at; one more on the same connection
+	// does not.
+	n.want(n.tell("GET", "/healthz", ""), 200, "")
 	if unseen := n.check.Unseen(); len(unseen) > 0 {
 		t.Errorf("operations nothing here succeeded with: %v", unseen)
 	}
