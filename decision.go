@@ -68,6 +68,7 @@ type Snapshot struct {
 	Root    bool     `json:"root,omitempty"`   // the root's own rights were asked
 	Granted bool     `json:"granted"`          // the grants of token, profile, task and parents allow it
 	Lifted  []string `json:"lifted,omitempty"` // the needs that an approval had met
+	Rules   []string `json:"rules,omitempty"`  // ids of the profiles' approvals that are about the call
 }
 
 // Call is one action an agent wants to take, in the canonical form that is

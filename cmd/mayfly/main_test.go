@@ -2,27 +2,36 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/ncruces/go-sqlite3/driver"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/mayfly-id/mayfly/client"
+	"github.com/mayfly-id/mayfly/internal/sandbox"
 )
 
-// TestMain lets the scenarios run this very binary as mayfly.
+// TestMain lets the scenarios run this very binary as mayfly, and as the agent
+// tool.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mayfly": main})
+	testscript.Main(m, map[string]func(){"mayfly": main, "tool": tool})
 }
 
 // TestScenarios are the product as a user meets it: testdata/*.txt.
 func TestScenarios(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Values[demo{}] = &demo{}
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeport":   freePortIn,
 			"ready":      serverReady,
@@ -30,8 +39,104 @@ func TestScenarios(t *testing.T) {
 			"checkpoint": fetchCheckpoint,
 			"sql":        alterDatabase,
 			"flip":       flipBit,
+			"world":      startWorld,
+			"token":      tokenOf,
 		},
 	})
+}
+
+// demo holds the demo world of one script.
+type demo struct{ world *sandbox.World }
+
+// startWorld starts the sandbox's identity provider and tools until the script
+// ends, and writes into a directory a configuration of a server in front of
+// them: world DIR.
+func startWorld(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: world DIR")
+	}
+	address, err := freePort()
+	ts.Check(err)
+	w, err := sandbox.NewWorld(ts.MkAbs(args[0]), address)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(w.Close()) })
+	ts.Value(demo{}).(*demo).world = w
+	ts.Setenv("MAYFLY_CONFIG", w.Config)
+}
+
+// tokenOf sets a variable to a token of the world's identity provider for alice,
+// bob, ci or agent; with operator to one that no agent is handed: token VARIABLE
+// WHO [operator].
+func tokenOf(ts *testscript.TestScript, neg bool, args []string) {
+	w := ts.Value(demo{}).(*demo).world
+	operator := len(args) == 3 && args[2] == "operator"
+	if neg || w == nil || len(args) != 2 && !operator {
+		ts.Fatalf("usage, after world: token VARIABLE WHO [operator]")
+	}
+	of := w.Token
+	if operator {
+		of = w.OperatorToken
+	}
+	text, err := of(args[1])
+	ts.Check(err)
+	ts.Setenv(args[0], text)
+}
+
+// tool is a whole agent: it calls one tool of an MCP server through the gateway
+// and prints what it is told, or why not and by which term: tool TARGET TOOL
+// NAME=VALUE…. A value that is not JSON is text. The ids of the decision, and of
+// the approval it waits for, go to standard error.
+func tool() {
+	if len(os.Args) < 3 || os.Getenv("MAYFLY_MCP_URL") == "" {
+		fmt.Fprintln(os.Stderr, "usage, under mayfly run: tool TARGET TOOL NAME=VALUE…")
+		os.Exit(2)
+	}
+	arguments := map[string]any{}
+	for _, pair := range os.Args[3:] {
+		name, value, _ := strings.Cut(pair, "=")
+		arguments[name] = value
+		if json.Valid([]byte(value)) {
+			arguments[name] = json.RawMessage(value)
+		}
+	}
+	result, err := callTool(os.Getenv("MAYFLY_MCP_URL")+"/"+os.Args[1], os.Args[2], arguments)
+	if err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+	var text []string
+	for _, c := range result.Content {
+		if t, ok := c.(*mcp.TextContent); ok {
+			text = append(text, t.Text)
+		}
+	}
+	fmt.Fprintln(os.Stderr, result.Meta["mayfly/decision"])
+	if next, ok := result.Meta["mayfly/next"].(map[string]any); ok && next["approval"] != nil {
+		fmt.Fprintln(os.Stderr, next["approval"])
+	}
+	if !result.IsError {
+		fmt.Println(strings.Join(text, " "))
+		return
+	}
+	who := "by the tool"
+	if term, ok := result.Meta["mayfly/term"].(string); ok {
+		who = term
+	}
+	fmt.Printf("refused %s: %s\n", who, strings.Join(text, " "))
+	os.Exit(1)
+}
+
+// callTool makes one call with the official client.
+func callTool(url, name string, arguments map[string]any) (*mcp.CallToolResult, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	agent := mcp.NewClient(&mcp.Implementation{Name: "tool", Version: "1"}, nil)
+	session, err := agent.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: url, MaxRetries: -1}, nil)
+	if err != nil {
+		return nil, err
+	}
+	result, err := session.CallTool(ctx, &mcp.CallToolParams{Name: name, Arguments: arguments})
+	return result, errors.Join(err, session.Close())
 }
 
 // freePortIn replaces the port 8420 in a file with one that nobody listens on:

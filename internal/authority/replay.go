@@ -75,6 +75,9 @@ func (a *Authority) Replay(ctx context.Context, p Presented, files map[string][]
 	if err != nil {
 		return ReplayAnswer{}, err
 	}
+	if err := a.settle(ctx); err != nil {
+		return ReplayAnswer{}, err
+	}
 	r := replay{a: a, set: set, bundles: map[string]*rules{}, bodies: a.db.Bodies()}
 	answer := ReplayAnswer{Candidate: hashOf(files), Changed: []Flip{}}
 	for after := int64(-1); ; {
@@ -95,6 +98,32 @@ func (a *Authority) Replay(ctx context.Context, p Presented, files map[string][]
 	}
 	e := mayfly.PoliciesReplayed{By: w.name(), Candidate: answer.Candidate, Decisions: answer.Decisions, Changed: answer.Flips}
 	return answer, a.record(ctx, e, nil)
+}
+
+// settleWithin is how long a replay waits for what was decided just before to get
+// its place in the log.
+const settleWithin = 2 * time.Second
+
+// settle waits until everything recorded before now has its place in the log, or
+// the time is up: then what is missing is not replayed.
+func (a *Authority) settle(ctx context.Context) error {
+	now := a.clock.now()
+	late := time.After(settleWithin)
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		waiting, err := a.db.Unsequenced(ctx, 1)
+		if err != nil || !slices.ContainsFunc(waiting, func(r store.Run) bool { return r.Rows[0].Time.Before(now) }) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late:
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // hashOf names a set of policy files.

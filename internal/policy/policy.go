@@ -86,6 +86,10 @@ func (q *Question) decide(d *mayfly.Decision, s *spends) (*mayfly.Snapshot, bool
 	}
 	saw, unread := q.sight()
 	snap := &mayfly.Snapshot{V: 1, Facts: saw.facts, Labels: saw.labels, Seen: saw.seen}
+	rules := q.asking()
+	for _, rule := range rules {
+		snap.Rules = append(snap.Rules, rule.ID)
+	}
 	// What the grants say is kept with a refusal by the delegator's rights too:
 	// whoever decides again under other policies must know it.
 	granted := *d
@@ -116,6 +120,9 @@ func (q *Question) decide(d *mayfly.Decision, s *spends) (*mayfly.Snapshot, bool
 
 	observed := q.observed()
 	refused := *d
+	for _, rule := range rules {
+		ofAgent.add(rule.Group, rule.ID)
+	}
 	if !q.guardrails(w, unread, &refused, &ofAgent) {
 		if !observed {
 			*d = refused
@@ -210,17 +217,25 @@ func (q *Question) observed() bool {
 	return true
 }
 
-// guardrails asks what the policies say of the agent, and the approvals of every
-// profile on the chain: a task above does not lose its own by delegating.
-func (q *Question) guardrails(w *world, unread string, d *mayfly.Decision, lifts *wants) bool {
+// asking are the approvals that profiles of the chain ask for about the call: a
+// task above does not lose its own by delegating.
+func (q *Question) asking() (asking []*mayfly.ApprovalRule) {
 	for i := range q.Chain {
-		rules := q.Chain[i].Profile.Approvals
-		for j := range rules {
-			if asksFor(&rules[j], &q.Call) {
-				lifts.add(rules[j].Group, rules[j].ID)
+		p := q.Chain[i].Profile
+		if p == nil {
+			continue
+		}
+		for j := range p.Approvals {
+			if asksFor(&p.Approvals[j], &q.Call) {
+				asking = append(asking, &p.Approvals[j])
 			}
 		}
 	}
+	return asking
+}
+
+// guardrails asks what the policies say of the agent.
+func (q *Question) guardrails(w *world, unread string, d *mayfly.Decision, lifts *wants) bool {
 	if unread != "" {
 		return refuse(d, mayfly.TermPolicy, unread, mendArguments())
 	}

@@ -96,18 +96,15 @@ func (r *Recorded) decide(s *Set, d *mayfly.Decision) {
 	}
 }
 
-// rules adds the approvals of profiles that were found to be about the call. A
-// refusal before them does not say: then those that cover it count.
+// rules adds the approvals of profiles that were found to be about the call.
 func (r *Recorded) rules(lifts *wants) {
-	known := r.Decision.Verdict != mayfly.Deny
 	for i := range r.Chain {
 		p := r.Chain[i].Profile
 		if p == nil {
 			continue
 		}
 		for j := range p.Approvals {
-			rule := &p.Approvals[j]
-			if known && slices.Contains(r.Decision.Policies, rule.ID) || !known && rule.Calls.Covers(&r.Call) {
+			if rule := &p.Approvals[j]; slices.Contains(r.Snapshot.Rules, rule.ID) {
 				lifts.add(rule.Group, rule.ID)
 			}
 		}

@@ -39,6 +39,7 @@ func newBooks() *books {
 			{ID: "inv-1", Vendor: "acme", Amount: 120},
 			{ID: "inv-2", Vendor: "globex", Amount: 340},
 			{ID: "inv-3", Vendor: "initech", Amount: 4800},
+			{ID: "inv-4", Vendor: "acme", Amount: 2400},
 		},
 		tickets: []ticket{{ID: "tic-1", Title: "Printer on fire", Open: true}, {ID: "tic-2", Title: "VPN is slow", Open: true}},
 	}
