@@ -41,12 +41,14 @@ func (tx *Tx) GiveBackSum(task mayfly.TaskID, grantKey, argument string, amount 
 }
 
 // SpendRate counts one call at now and guards, as "budget:<task>:<grant>", that
-// fewer than calls were counted in the span per that ends now. The span slides:
-// there is none of that length with more calls in it.
+// fewer than calls were counted in the span per that ends now, or later by a
+// clock that is ahead. The span slides: there is none of that length with more
+// calls in it, as long as clocks differ by no more than per.
 func (tx *Tx) SpendRate(task mayfly.TaskID, grantKey string, calls int64, per time.Duration, now time.Time) {
-	from := micros(now.Add(-per))
-	tx.add(spendRate, "budget:"+string(task)+":"+grantKey, string(task), grantKey, micros(now), from, calls)
-	tx.add(dropRate, "", string(task), grantKey, from)
+	tx.add(spendRate, "budget:"+string(task)+":"+grantKey, string(task), grantKey, micros(now), micros(now.Add(-per)), calls)
+	// Changes are not committed in the order of their times: one that is a little
+	// late must still find what its own span counts.
+	tx.add(dropRate, "", string(task), grantKey, micros(now.Add(-2*per)))
 }
 
 // SeenIs guards, as "seen", that the tree under root has seen n labels. Labels

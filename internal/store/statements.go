@@ -208,7 +208,7 @@ var texts = [statements]string{
 
 	spendRate: `INSERT INTO rate_call (task, grant_key, at, n)
 		SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT),
-			(SELECT COALESCE(MAX(m.n), 0) + 1 FROM rate_call m WHERE m.task = $1 AND m.grant_key = $2)
+			(SELECT COALESCE(MAX(m.n), 0) + 1 FROM rate_call m WHERE m.task = $1 AND m.grant_key = $2 AND m.at = $3)
 		WHERE (SELECT COUNT(*) FROM rate_call c WHERE c.task = $1 AND c.grant_key = $2 AND c.at > $4) < $5`,
 	dropRate: `DELETE FROM rate_call WHERE task = $1 AND grant_key = $2 AND at <= $3`,
 
@@ -271,7 +271,8 @@ var texts = [statements]string{
 		changed = '', changed_definition = '', changed_at = NULL WHERE target = $7 AND tool = $8 AND changed = $1`,
 
 	keepBundle: `INSERT INTO bundle (hash, text, at) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING`,
-	moveSink: `INSERT INTO sink (name, position) VALUES ($1, $2)
+	moveSink: `INSERT INTO sink (name, position) SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT)
+		WHERE CAST($3 AS BIGINT) = -1 OR EXISTS (SELECT 1 FROM sink s WHERE s.name = $1)
 		ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE sink.position = $3`,
 
 	closeTask: `UPDATE task SET closed_at = $1, reason = $2, closed_by = $3 WHERE id = $4 AND closed_at IS NULL`,
