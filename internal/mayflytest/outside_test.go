@@ -221,7 +221,7 @@ func TestS92AThousandSlowHeadsAreCutOffAndNobodyWaitsForThem(t *testing.T) {
 // metadata, this API's description, and the log's signed heads and hashes.
 var public = []string{
 	"GET /healthz", "GET /readyz", "GET /oauth2/jwks", "GET /openapi.json",
-	"GET /.well-known/oauth-authorization-server", "GET /.well-known/openid-configuration",
+	"GET /.well-known/oauth-authorization-server", "GET /.well-known/authzen-configuration", "GET /.well-known/openid-configuration",
 	"GET /.well-known/oauth-protected-resource", "GET /.well-known/oauth-protected-resource/mcp/{target}",
 	"GET /.well-known/oauth-protected-resource/http/{target}",
 	"GET /log/checkpoint", "GET /log/vkey", "GET /log/tile/{path}",
