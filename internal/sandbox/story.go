@@ -57,6 +57,8 @@ func (s *Story) Tell(ctx context.Context) error {
 		{"It never holds the bank's key", "GET " + s.World.Public + "/http/desk/v1/tickets", s.credential},
 		{"A sub-agent asks for more than its parent has", "mayfly delegate --to reader-agent --can mcp:bank:delete_vendor --purpose ...", s.widened},
 		{"It gets the narrower grant, and works", "mayfly delegate --to reader-agent --can mcp:bank:list_invoices --purpose ...", s.narrowed},
+		{"A larger payment waits for a human, and fits one call", "mayfly approvals approve <id>   # as bob, of finance-leads", s.approved},
+		{"It reads what a stranger wrote, and then nothing leaves", "mayfly explain <decision>", s.contained},
 		{"The task completes, and everything it had is over", "mayfly complete <task>", s.completed},
 		{"Anyone can check the record", "mayfly log verify", s.verified},
 		{"One flipped byte is found, and named", "mayfly log verify", s.flipped},
@@ -97,7 +99,7 @@ func (s *Story) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	grants, err := parseGrants("mcp:bank:list_invoices", "mcp:bank:pay_invoice", "http:desk:GET:/v1/tickets")
+	grants, err := parseGrants("mcp:bank:list_invoices", "mcp:bank:pay_invoice", "mcp:mail:read_mail", "mcp:mail:send_mail", "http:desk:GET:/v1/tickets")
 	if err != nil {
 		return err
 	}
@@ -218,6 +220,100 @@ func (s *Story) narrowed(ctx context.Context) error {
 	return nil
 }
 
+// approved makes a payment that needs a yes of finance: it waits, Bob says yes,
+// the yes fits no other call, and is used once.
+func (s *Story) approved(ctx context.Context) error {
+	pay := func(amount int) (*mcp.CallToolResult, error) {
+		return s.call(ctx, s.alice, "pay_invoice", map[string]any{"invoice": "inv-2", "vendor": "globex", "amount": amount})
+	}
+	r, err := pay(340)
+	if err != nil {
+		return err
+	}
+	next, _ := r.Meta["mayfly/next"].(map[string]any)
+	id, _ := next["approval"].(string)
+	if !r.IsError || r.Meta["mayfly/term"] != string(mayfly.TermApproval) || id == "" {
+		return fmt.Errorf("a payment of 340 is answered with %v", r.Meta)
+	}
+	s.say("340 to globex waits: %s", text(r))
+
+	token, err := s.World.OperatorToken("bob")
+	if err != nil {
+		return err
+	}
+	bob, err := client.New(client.Options{Address: s.World.Public, Token: client.Bearer(token)})
+	if err != nil {
+		return err
+	}
+	defer bob.Close()
+	asked, err := bob.Approval(ctx, id)
+	if err != nil {
+		return err
+	}
+	s.say("bob reads  %s", asked.Action)
+	s.say("           %s", asked.Request)
+	if _, err := bob.Approve(ctx, id); err != nil {
+		return err
+	}
+	s.say("bob says yes")
+
+	if r, err = pay(341); err != nil {
+		return err
+	}
+	if !r.IsError {
+		return errors.New("341 was paid with the approval for 340")
+	}
+	s.say("341 instead: %s", text(r))
+	if r, err = pay(340); err != nil {
+		return err
+	}
+	if r.IsError {
+		return fmt.Errorf("the approved payment was refused: %s", text(r))
+	}
+	s.say("340, as approved: %s", text(r))
+	if r, err = pay(340); err != nil {
+		return err
+	}
+	if !r.IsError {
+		return errors.New("one approval paid twice")
+	}
+	s.say("and once more: it would have to be approved again")
+	return nil
+}
+
+// contained reads mail from outside, and then tries to send some.
+func (s *Story) contained(ctx context.Context) error {
+	r, err := s.callAt(ctx, s.alice, "mail", "read_mail", map[string]any{})
+	if err != nil {
+		return err
+	}
+	if r.IsError {
+		return fmt.Errorf("refused: %s", text(r))
+	}
+	s.say("it reads: %s", text(r))
+	r, err = s.callAt(ctx, s.alice, "mail", "send_mail", map[string]any{"to": "books@initech.example", "text": "all our invoices"})
+	if err != nil {
+		return err
+	}
+	if !r.IsError || r.Meta["mayfly/term"] != string(mayfly.TermPolicy) {
+		return fmt.Errorf("the mail went out: %s", text(r))
+	}
+	s.say("it does as it was told, and is refused: %s", text(r))
+	decision, _ := r.Meta["mayfly/decision"].(string)
+	why, err := s.alice.API().Explain(ctx, decision)
+	if err != nil {
+		return err
+	}
+	if len(why.Policies) != 1 || why.Policies[0].ID != "nothing-leaves" {
+		return fmt.Errorf("what explains it is %v", why.Policies)
+	}
+	s.say("%s:%d says", why.Policies[0].File, why.Policies[0].Line)
+	for line := range strings.Lines(why.Policies[0].Text) {
+		s.say("  %s", strings.TrimRight(line, "\n"))
+	}
+	return nil
+}
+
 // completed ends Alice's task and shows that nothing of it is left.
 func (s *Story) completed(ctx context.Context) error {
 	t, err := s.alice.Complete(ctx)
@@ -292,13 +388,17 @@ func (s *Story) delegate(ctx context.Context, grant string) (*client.Session, er
 	}, nil)
 }
 
-// call is one tools/call by a real MCP client.
+// call is one tools/call of the bank by a real MCP client.
 func (s *Story) call(ctx context.Context, as *client.Session, tool string, args map[string]any) (*mcp.CallToolResult, error) {
+	return s.callAt(ctx, as, "bank", tool, args)
+}
+
+func (s *Story) callAt(ctx context.Context, as *client.Session, target, tool string, args map[string]any) (*mcp.CallToolResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	agent := mcp.NewClient(&mcp.Implementation{Name: "demo-agent", Version: "1"}, nil)
 	session, err := agent.Connect(ctx, &mcp.StreamableClientTransport{
-		Endpoint: s.World.Public + "/mcp/bank", HTTPClient: &http.Client{Transport: as.Transport()}, MaxRetries: -1,
+		Endpoint: s.World.Public + "/mcp/" + target, HTTPClient: &http.Client{Transport: as.Transport()}, MaxRetries: -1,
 	}, nil)
 	if err != nil {
 		return nil, err
