@@ -29,6 +29,9 @@ import (
 	"github.com/mayfly-id/mayfly/internal/mayflytest"
 )
 
+// mayAsk is what the installation's profile waits for finance before.
+const mayAsk = "http:orders:PUT:/v1/*"
+
 // everyWrite are the steps of a task's life that commit something.
 var everyWrite = []string{"start", "open", "token", "act", "child", "ticket", "redeem", "narrow", "complete", "revoke", "widen", "ask", "approve", "deny"}
 

@@ -22,7 +22,6 @@ type hand struct {
 var (
 	mayRead  = "http:orders:GET:/v1/*"
 	mayWrite = "http:orders:POST:/v1/*"
-	mayAsk   = "http:orders:PUT:/v1/*" // of a profile that then waits for finance
 )
 
 func (h *hand) opening(human string) client.ExchangeRequest {

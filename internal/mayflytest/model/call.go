@@ -133,8 +133,6 @@ type Approval struct {
 	used   bool
 }
 
-func (a *Approval) approved() bool { return len(a.yes) == len(a.needs) && !a.denied && !a.used }
-
 func (a *Approval) waiting() bool { return len(a.yes) < len(a.needs) && !a.denied }
 
 func (a *Approval) use() *Approval {
