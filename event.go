@@ -209,6 +209,7 @@ type ApprovalVoted struct {
 	Need     []string `json:"need"`
 	By       string   `json:"by"`
 	Complete bool     `json:"complete"`
+	Note     string   `json:"note,omitempty"`
 }
 
 // ApprovalRefused: a human, or the operator, said no.

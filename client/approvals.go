@@ -77,10 +77,11 @@ func (c *Client) answerApproval(ctx context.Context, id, decision, note string) 
 	return a, err
 }
 
-// Approve says yes to a request, as a human with a token that no agent is handed.
+// Approve says yes to a request, as a human with a token that no agent is handed;
+// the note, of at most 512 bytes, is recorded.
 // The error is Conflict where somebody answered before, Gone where it expired.
-func (c *Client) Approve(ctx context.Context, id string) (Approval, error) {
-	return c.answerApproval(ctx, id, "approve", "")
+func (c *Client) Approve(ctx context.Context, id, note string) (Approval, error) {
+	return c.answerApproval(ctx, id, "approve", note)
 }
 
 // Deny says no to a request, with a note of at most 512 bytes.

@@ -267,7 +267,8 @@ func plain(s string) string { return authority.Plain(s, shownMost) }
 
 // approvalsApproveCmd is mayfly approvals approve.
 type approvalsApproveCmd struct {
-	ID string `arg:"" help:"The request."`
+	ID   string `arg:"" help:"The request."`
+	Note string `help:"Why, for the record." placeholder:"TEXT"`
 }
 
 // Help is the long help.
@@ -292,7 +293,7 @@ func (c approvalsApproveCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer api.Close()
-	a, err := api.Approve(ctx, c.ID)
+	a, err := api.Approve(ctx, c.ID, c.Note)
 	if err != nil {
 		return err
 	}

@@ -565,15 +565,18 @@ const maxNote = 512
 // Approve says yes to a request, for every need that this human may speak for.
 // Only a human may, with a token that no agent is handed; nobody for what they
 // delegated themselves, unless it is they who are asked.
-func (a *Authority) Approve(ctx context.Context, p Presented, id string) (ApprovalView, error) {
+func (a *Authority) Approve(ctx context.Context, p Presented, id, note string) (ApprovalView, error) {
 	w, ap, err := a.answering(ctx, &p, id, "approve")
 	if err != nil {
 		return ApprovalView{}, err
 	}
 	human, ok := w.human()
-	if !ok {
+	switch {
+	case !ok:
 		return ApprovalView{}, a.refuse(ctx, w.refused("approve"), mayfly.Errorf(mayfly.Denied,
 			"an approval is one human's yes: use a token made for the operators' audience of your identity provider"), w.burn(a))
+	case len(note) > maxNote:
+		return ApprovalView{}, a.refuse(ctx, w.refused("approve"), mayfly.Errorf(mayfly.Invalid, "a note has at most %d bytes", maxNote), nil)
 	}
 	t, err := a.taskOf(ctx, ap)
 	if err != nil {
@@ -597,7 +600,7 @@ func (a *Authority) Approve(ctx context.Context, p Presented, id string) (Approv
 	if t != nil && until.After(t.Deadline) {
 		until = t.Deadline
 	}
-	e := mayfly.ApprovalVoted{Approval: ap.ID, Task: ap.Task, Root: ap.Root, Need: needs, By: human.ID, Complete: complete}
+	e := mayfly.ApprovalVoted{Approval: ap.ID, Task: ap.Task, Root: ap.Root, Need: needs, By: human.ID, Complete: complete, Note: note}
 	err = a.record(ctx, e, func(tx *store.Tx) { tx.VoteApproval(ap.ID, votes, complete, until, now) })
 	if refusedBy(err) != "" {
 		return ApprovalView{}, a.refuse(ctx, w.refused("approve"), answeredMeanwhile(), nil)

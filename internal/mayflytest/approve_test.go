@@ -62,7 +62,7 @@ func TestOneApprovalLetsOneCallThroughInARace(t *testing.T) {
 		task := nodes[0].open(t, "open",
 			`{"type":"mayfly_grant","grant":"mcp:bank:pay_invoice","budget":{"calls":900,"sum":{"amount":900000},"rate":{"calls":900,"per":"1h"}}}`)
 		id := nodes[0].ask(t, task.AccessToken, large)
-		if _, err := nodes[0].Authority.Approve(t.Context(), nodes[0].finance(), id); err != nil {
+		if _, err := nodes[0].Authority.Approve(t.Context(), nodes[0].finance(), id, ""); err != nil {
 			t.Fatal(err)
 		}
 		told := all(racers, func(i int) error {
@@ -102,7 +102,7 @@ func TestApproveAndDenyAtOnce(t *testing.T) {
 			id := nodes[0].ask(t, task.AccessToken, large)
 			var yes, no, call error
 			var wg sync.WaitGroup
-			wg.Go(func() { _, yes = nodes[0].Authority.Approve(t.Context(), nodes[0].finance(), id) })
+			wg.Go(func() { _, yes = nodes[0].Authority.Approve(t.Context(), nodes[0].finance(), id, "") })
 			wg.Go(func() { _, no = nodes[len(nodes)-1].Authority.Deny(t.Context(), operator, id, "no") })
 			wg.Go(func() {
 				var ad *authority.Admission
@@ -144,7 +144,7 @@ func TestTwoApproversOfTwoGroupsAtOnce(t *testing.T) {
 				who := bearer(d.Approver(fmt.Sprint("who", i), []string{"finance", "security"}[i%2]))
 				// Who is told that somebody else answered meanwhile looks again.
 				for {
-					if _, err := d.Authority.Approve(t.Context(), who, id); mayfly.KindOf(err) != mayfly.Conflict || err == nil {
+					if _, err := d.Authority.Approve(t.Context(), who, id, ""); mayfly.KindOf(err) != mayfly.Conflict || err == nil {
 						return err
 					}
 					if v, err := d.Authority.Approval(t.Context(), operator, id); err != nil || v.State != mayfly.Waiting {
@@ -260,7 +260,7 @@ func TestS62NobodyInTheChainApproves(t *testing.T) {
 		"another group": bearer(d.Approver("gus", "sales")),
 	}
 	for name, who := range attempts {
-		_, err := d.Authority.Approve(t.Context(), who, id)
+		_, err := d.Authority.Approve(t.Context(), who, id, "")
 		if k := mayfly.KindOf(err); err == nil || k != mayfly.Denied && k != mayfly.NotFound && k != mayfly.Unauthenticated {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -277,7 +277,7 @@ func TestS62NobodyInTheChainApproves(t *testing.T) {
 	if mayfly.KindOf(err) != mayfly.Invalid {
 		t.Errorf("an operators' token as subject token: %v", err)
 	}
-	if _, err := d.Authority.Approve(t.Context(), d.finance(), id); err != nil {
+	if _, err := d.Authority.Approve(t.Context(), d.finance(), id, ""); err != nil {
 		t.Fatal(err)
 	}
 	d.answered(t, child.AccessToken, large)
@@ -306,7 +306,7 @@ func TestS63AnApprovalFitsOneAction(t *testing.T) {
 	task := d.open(t, "open")
 	child := d.below(t, task, "open")
 	id := d.ask(t, task.AccessToken, large)
-	if _, err := d.Authority.Approve(t.Context(), d.finance(), id); err != nil {
+	if _, err := d.Authority.Approve(t.Context(), d.finance(), id, ""); err != nil {
 		t.Fatal(err)
 	}
 	for name, arguments := range map[string]string{
@@ -347,7 +347,7 @@ func TestS63AnApprovalFitsOneAction(t *testing.T) {
 	}
 	fresh := d.open(t, "open")
 	again := d.ask(t, fresh.AccessToken, large)
-	if _, err := d.Authority.Approve(t.Context(), d.finance(), again); err != nil {
+	if _, err := d.Authority.Approve(t.Context(), d.finance(), again, ""); err != nil {
 		t.Fatal(err)
 	}
 	next = d.Bundle(o)
@@ -380,7 +380,7 @@ func TestS63AChangedCallNeverReachesTheTarget(t *testing.T) {
 	if denied(first) != mayfly.TermApproval || next.Action != "request" || next.Approval == "" || !strings.HasSuffix(next.URL, "/"+next.Approval) {
 		t.Fatalf("a large payment: %s", first)
 	}
-	if _, err := d.Authority.Approve(t.Context(), d.finance(), next.Approval); err != nil {
+	if _, err := d.Authority.Approve(t.Context(), d.finance(), next.Approval, ""); err != nil {
 		t.Fatal(err)
 	}
 	changed := n.tool(have, "pay_invoice", members{"amount": 30_000})
@@ -440,7 +440,7 @@ func TestS64AnApprovalIsUsedOnceAndInTime(t *testing.T) {
 	}
 	yes := func(id string) {
 		t.Helper()
-		if _, err := d.Authority.Approve(t.Context(), d.finance(), id); err != nil {
+		if _, err := d.Authority.Approve(t.Context(), d.finance(), id, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -452,7 +452,7 @@ func TestS64AnApprovalIsUsedOnceAndInTime(t *testing.T) {
 		t.Error("the same call is put before a human twice")
 	}
 	yes(id)
-	if _, err := d.Authority.Approve(t.Context(), d.finance(), id); mayfly.KindOf(err) != mayfly.Conflict {
+	if _, err := d.Authority.Approve(t.Context(), d.finance(), id, ""); mayfly.KindOf(err) != mayfly.Conflict {
 		t.Errorf("a second yes: %v", err)
 	}
 	d.answered(t, own, large)
@@ -499,7 +499,7 @@ func TestS64AnApprovalIsUsedOnceAndInTime(t *testing.T) {
 	id = d.ask(t, own, large)
 	n.pass(c, 10*time.Minute)
 	for name, answer := range map[string]func() error{
-		"a yes": func() error { _, err := d.Authority.Approve(t.Context(), d.finance(), id); return err },
+		"a yes": func() error { _, err := d.Authority.Approve(t.Context(), d.finance(), id, ""); return err },
 		"a no":  func() error { _, err := d.Authority.Deny(t.Context(), operator, id, ""); return err },
 	} {
 		if err := answer(); mayfly.KindOf(err) != mayfly.Gone {
@@ -584,7 +584,7 @@ func TestS66AnApproverOfElsewhereSeesNothing(t *testing.T) {
 	for _, group := range []string{"Finance", "other/finance", "finance/other", "fin\u0430nce", "@delegator", "*"} {
 		who := bearer(d.Approver("mallory", group))
 		for name, do := range map[string]func() error{
-			"approve": func() error { _, err := d.Authority.Approve(t.Context(), who, id); return err },
+			"approve": func() error { _, err := d.Authority.Approve(t.Context(), who, id, ""); return err },
 			"deny":    func() error { _, err := d.Authority.Deny(t.Context(), who, id, ""); return err },
 			"read":    func() error { _, err := d.Authority.Approval(t.Context(), who, id); return err },
 		} {
@@ -598,10 +598,10 @@ func TestS66AnApproverOfElsewhereSeesNothing(t *testing.T) {
 		}
 	}
 	// A name that ends in a space is nobody's.
-	if _, err := d.Authority.Approve(t.Context(), bearer(d.Approver("mallory", "finance ")), id); mayfly.KindOf(err) != mayfly.Unauthenticated {
+	if _, err := d.Authority.Approve(t.Context(), bearer(d.Approver("mallory", "finance ")), id, ""); mayfly.KindOf(err) != mayfly.Unauthenticated {
 		t.Errorf("a group with a space at its end: %v", err)
 	}
-	if _, err := d.Authority.Approve(t.Context(), d.finance(), mayfly.NewID("apr", time.Now())); mayfly.KindOf(err) != mayfly.NotFound {
+	if _, err := d.Authority.Approve(t.Context(), d.finance(), mayfly.NewID("apr", time.Now()), ""); mayfly.KindOf(err) != mayfly.NotFound {
 		t.Errorf("one that does not exist: %v", err)
 	}
 	page, err := d.Authority.Approvals(t.Context(), d.finance(), true, "", 0)

@@ -323,7 +323,7 @@ func TestAuthZENSeesAnApprovalThatWasGiven(t *testing.T) {
 	if v := ask(); v.Allowed || v.Context.Next == nil || v.Context.Next.Approval != id {
 		t.Fatalf("while it waits: %+v", v)
 	}
-	if _, err := d.Authority.Approve(t.Context(), d.finance(), id); err != nil {
+	if _, err := d.Authority.Approve(t.Context(), d.finance(), id, ""); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

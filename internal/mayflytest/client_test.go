@@ -36,7 +36,7 @@ func TestTheClientWatchesWhatWaits(t *testing.T) {
 				t.Fatalf("it is told %+v", change)
 			}
 			asked = true
-			if _, err := fay.Approve(t.Context(), first); err != nil {
+			if _, err := fay.Approve(t.Context(), first, ""); err != nil {
 				t.Fatal(err)
 			}
 		case change.Gone && change.Approval.ID == first:

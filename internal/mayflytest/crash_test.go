@@ -259,7 +259,7 @@ func (l *life) killAt(name, during string) {
 		case "ask":
 			l.call(ctx, session, http.MethodPut, path)
 		case "approve":
-			_, err = fay.Approve(ctx, approval)
+			_, err = fay.Approve(ctx, approval, "")
 		case "deny":
 			_, err = fay.Deny(ctx, approval, "not today")
 		case "complete":

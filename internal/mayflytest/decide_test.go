@@ -331,7 +331,7 @@ func TestS96ValuesThatLookAlikeAreDecidedApart(t *testing.T) {
 		// One approval lifts its own call and none that looks like it.
 		_, err := nodes[0].call(t.Context(), task.AccessToken, "pay_invoice", alike[0])
 		id := asks(t, err)
-		if _, err := nodes[0].Authority.Approve(t.Context(), bearer(nodes[0].Approver("fay", "finance")), id); err != nil {
+		if _, err := nodes[0].Authority.Approve(t.Context(), bearer(nodes[0].Approver("fay", "finance")), id, ""); err != nil {
 			t.Fatal(err)
 		}
 		for _, arguments := range alike[1:] {

@@ -389,7 +389,7 @@ func (r *run) answer() {
 	var want bool
 	if rapid.IntRange(0, 5).Draw(r.t, "no") > 0 {
 		want = q.model.Approve(h)
-		_, err = r.sys.Authority.Approve(r.t.Context(), p, q.id)
+		_, err = r.sys.Authority.Approve(r.t.Context(), p, q.id, "")
 	} else {
 		want = q.model.Deny(h)
 		_, err = r.sys.Authority.Deny(r.t.Context(), p, q.id, "")

@@ -252,7 +252,7 @@ func (s *Story) approved(ctx context.Context) error {
 	}
 	s.say("bob reads  %s", asked.Action)
 	s.say("           %s", asked.Request)
-	if _, err := bob.Approve(ctx, id); err != nil {
+	if _, err := bob.Approve(ctx, id, ""); err != nil {
 		return err
 	}
 	s.say("bob says yes")

@@ -109,16 +109,13 @@ func (c *call) approval() (authority.ApprovalView, error) {
 // verdict is a human's answer to a request.
 type verdict struct {
 	Decision string `json:"decision"`
-	Note     string `json:"note"` // with deny
+	Note     string `json:"note"`
 }
 
 func (c *call) answerApproval(in verdict) (authority.ApprovalView, error) {
 	switch in.Decision {
 	case "approve":
-		if in.Note != "" {
-			return authority.ApprovalView{}, mayfly.Errorf(mayfly.Invalid, "a yes is to what was asked for, as it stands; a note goes with deny")
-		}
-		return c.s.a.Approve(c.ctx(), c.presented(), c.values["id"])
+		return c.s.a.Approve(c.ctx(), c.presented(), c.values["id"], in.Note)
 	case "deny":
 		return c.s.a.Deny(c.ctx(), c.presented(), c.values["id"], in.Note)
 	}
