@@ -100,7 +100,7 @@ func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 		return nil, a.refuseCall(ctx, s, chain, q, decision, snapshot)
 	}
 	if q.Target == nil {
-		decision.Verdict, decision.Term, decision.Reason = mayfly.Deny, mayfly.TermToken, "there is no such target"
+		noTarget(&decision)
 		return nil, a.refuseCall(ctx, s, chain, q, decision, snapshot)
 	}
 
@@ -161,7 +161,7 @@ func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 		if over := ended(chain, now); over != nil {
 			return nil, deny(mayfly.TermLiveness, over.Message, over.Next)
 		}
-		return nil, deny(mayfly.TermLiveness, "the task is over", nil)
+		return nil, deny(mayfly.TermLiveness, "the task is over", &mayfly.Next{Action: "open", Detail: "open a new task"})
 	case guard == guardApproval:
 		err := deny(mayfly.TermApproval, "the approval for this call was used, or ended, meanwhile; send the call again to ask for another",
 			&mayfly.Next{Action: "retry", Detail: "send the call again; it asks for another approval"})
@@ -214,6 +214,12 @@ func (a *Authority) question(ctx context.Context, b *Bundle, chain []*mayfly.Tas
 		}
 	}
 	return q, nil
+}
+
+// noTarget refuses a call whose target is not, or no longer, configured.
+func noTarget(d *mayfly.Decision) {
+	d.Verdict, d.Term, d.Reason = mayfly.Deny, mayfly.TermToken, "there is no such target"
+	d.Next = &mayfly.Next{Action: "none", Detail: "call one of the targets that the task was granted"}
 }
 
 // spend counts what an allow costs.

@@ -106,7 +106,7 @@ func (a *Authority) evaluate(ctx context.Context, w who, e *Evaluation, p Presen
 	}
 	if permit != nil && q.Target == nil {
 		permit = nil
-		d.Verdict, d.Term, d.Reason = mayfly.Deny, mayfly.TermToken, "there is no such target"
+		noTarget(&d)
 	}
 	if permit != nil {
 		for _, sp := range permit.Spends() {
