@@ -72,7 +72,7 @@ func TestOneApprovalLetsOneCallThroughInARace(t *testing.T) {
 			}
 			return err
 		})
-		if told["allow"] != 1 || told["allow"]+told["deny approval"]+told["ask approval"] != racers {
+		if told["allow"] != 1 || told["allow"]+told["deny approval"]+told["ask approval"]+told["unavailable"] != racers {
 			t.Errorf("the racers are told %v", told)
 		}
 		if state := nodes[len(nodes)-1].state(t, id); state != mayfly.Used {

@@ -85,9 +85,16 @@ func (d direct) exchange(t testing.TB, r authority.ExchangeRequest, grants []str
 	return got
 }
 
-// said is the verdict on a call, with the term where it was refused.
+// said is the verdict on a call, with the term where it was refused; what was
+// not decided, because the node or its store had too much to do, is "unavailable".
 func said(err error) string {
+	if err != nil && mayfly.KindOf(err) == mayfly.Unavailable {
+		return "unavailable"
+	}
 	a, _ := answerOf(err)
+	if a.Verdict == "deny" && a.Term == "" {
+		return "deny: " + err.Error()
+	}
 	return strings.TrimSpace(a.Verdict + " " + a.Term)
 }
 
@@ -168,7 +175,7 @@ func TestTheLastUnitOfABudgetIsSpentOnce(t *testing.T) {
 					}
 					return err
 				})
-				if told["allow"] != 1 || told["deny budget"] != racers-1 {
+				if told["allow"] != 1 || told["deny budget"]+told["unavailable"] != racers-1 {
 					t.Errorf("the racers are told %v", told)
 				}
 			})
@@ -191,7 +198,7 @@ func TestWhatWasNotSentIsGivenBackInARace(t *testing.T) {
 			}
 			return err
 		})
-		if told["allow"]+told["deny budget"] != 200 || told["allow"] < 5 {
+		if told["allow"]+told["deny budget"]+told["unavailable"] != 200 || told["allow"] < 5 {
 			t.Errorf("the racers are told %v", told)
 		}
 		nodes[0].Eventually("every outcome is written", func() bool {
