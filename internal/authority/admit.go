@@ -475,10 +475,12 @@ func (a *Authority) MayCall(ctx context.Context, s *Session, calls []mayfly.Call
 		return nil, over
 	}
 	visible := make([]bool, len(calls))
+	q := policy.Question{
+		Chain: bundle.links(chain), Token: s.verified.Claims.Details, TokenWhole: s.verified.Whole, Now: now,
+	}
 	for i, c := range calls {
-		visible[i] = policy.Visible(&policy.Question{
-			Call: c, Chain: bundle.links(chain), Token: s.verified.Claims.Details, TokenWhole: s.verified.Whole, Now: now,
-		})
+		q.Call = c
+		visible[i] = policy.Visible(&q)
 	}
 	return visible, nil
 }

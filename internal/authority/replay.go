@@ -80,21 +80,38 @@ func (a *Authority) Replay(ctx context.Context, p Presented, files map[string][]
 	}
 	r := replay{a: a, set: set, bundles: map[string]*rules{}, bodies: a.db.Bodies()}
 	answer := ReplayAnswer{Candidate: hashOf(files), Changed: []Flip{}}
-	for after := int64(-1); ; {
-		rows, err := a.db.DecisionsAfter(ctx, after, since, replayBatch)
-		if err != nil {
-			return ReplayAnswer{}, err
+	// The next batch is read while one is decided on.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	batches := make(chan []store.EventRow)
+	var failed error // read once batches is closed
+	go func() {
+		defer close(batches)
+		for after, full := int64(-1), true; full; {
+			rows, err := a.db.DecisionsAfter(ctx, after, since, replayBatch)
+			if err != nil {
+				failed = err
+				return
+			}
+			full = len(rows) == replayBatch
+			if len(rows) == 0 {
+				return
+			}
+			after = *rows[len(rows)-1].Position
+			select {
+			case batches <- rows:
+			case <-ctx.Done():
+				return
+			}
 		}
-		if len(rows) == 0 {
-			break
-		}
-		after = *rows[len(rows)-1].Position
+	}()
+	for rows := range batches {
 		if err := r.batch(ctx, rows, &answer); err != nil {
 			return ReplayAnswer{}, err
 		}
-		if len(rows) < replayBatch {
-			break
-		}
+	}
+	if failed != nil {
+		return ReplayAnswer{}, failed
 	}
 	e := mayfly.PoliciesReplayed{By: w.name(), Candidate: answer.Candidate, Decisions: answer.Decisions, Changed: answer.Flips}
 	return answer, a.record(ctx, e, nil)

@@ -94,7 +94,10 @@ func (q *Question) decide(d *mayfly.Decision, s *spends) (*mayfly.Snapshot, bool
 	// whoever decides again under other policies must know it.
 	granted := *d
 	snap.Granted = q.granted(&granted, s)
-	w := q.world(saw)
+	var w *world // what Cedar is asked with, where it is asked
+	if !q.Policies.empty() || rootIsAsked(q.Chain) {
+		w = q.world(saw)
+	}
 
 	if !accepted(q.Chain, d) {
 		return snap, false
@@ -239,6 +242,9 @@ func (q *Question) guardrails(w *world, unread string, d *mayfly.Decision, lifts
 	if unread != "" {
 		return refuse(d, mayfly.TermPolicy, unread, mendArguments())
 	}
+	if q.Policies.empty() {
+		return true
+	}
 	return w.askAgent(q.Policies, actionUse, &q.Chain[len(q.Chain)-1], d, lifts)
 }
 
@@ -336,19 +342,21 @@ func refuse(d *mayfly.Decision, term mayfly.Term, reason string, next *mayfly.Ne
 
 // live asks whether every task of a chain is, and whether it is one chain.
 func live(chain []Link, now time.Time, d *mayfly.Decision) bool {
-	next := &mayfly.Next{Action: "open", Detail: "open a new task"}
+	over := func(reason string) bool {
+		return refuse(d, mayfly.TermLiveness, reason, &mayfly.Next{Action: "open", Detail: "open a new task"})
+	}
 	for i := range chain {
 		t := chain[i].Task
 		if t == nil || i == 0 && t.Parent != "" || i > 0 && t.Parent != chain[i-1].Task.ID {
-			return refuse(d, mayfly.TermLiveness, "the chain of this task is not complete; open a new one", next)
+			return over("the chain of this task is not complete; open a new one")
 		}
 		state, why := t.State(now)
 		switch {
 		case state == mayfly.Live:
 		case i == len(chain)-1:
-			return refuse(d, mayfly.TermLiveness, "the task is over ("+string(why)+"); open a new one", next)
+			return over("the task is over (" + string(why) + "); open a new one")
 		default:
-			return refuse(d, mayfly.TermLiveness, "a task above this one is over ("+string(why)+"), and this one with it; open a new one", next)
+			return over("a task above this one is over (" + string(why) + "), and this one with it; open a new one")
 		}
 	}
 	return true
