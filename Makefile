@@ -35,8 +35,9 @@ run: ## a server with the demo world beside it
 
 bench: ## the figures of docs/performance.md, each beside its floor
 	$(GO) run ./internal/bench $${POSTGRES:+-postgres "$$POSTGRES"}
-	$(GO) test -run '^$$' -bench 'VerifySeen|DecideGrantsOnly' ./internal/token ./internal/policy
-	$(GO) test -run '^$$' -bench 'Exchange|Gateway' -benchtime 5000x ./internal/mayflytest
+	$(GO) test -run '^$$' -bench 'VerifySeen|Decide' ./internal/token ./internal/policy
+	$(GO) test -run '^$$' -bench 'Exchange|Gateway|AuthZEN' -benchtime 5000x ./internal/mayflytest
+	$(GO) test -run '^$$' -bench 'ToolsList1000|Replay' -benchtime 20x ./internal/mayflytest
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s) each
 	@test/fuzz.sh $${FUZZTIME:-30s}
