@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
@@ -322,6 +323,15 @@ func (c *Client) LogKey(ctx context.Context) (string, error) {
 	var line string
 	err := c.call(ctx, request{method: http.MethodGet, path: "/log/vkey", open: true}, &line)
 	return line, err
+}
+
+// LogFile is one file of the log as it is served below /log/ (C2SP tlog-tiles):
+// checkpoint, or a tile such as tile/0/000. Tiles of entries are for whoever may
+// read the log.
+func (c *Client) LogFile(ctx context.Context, path string) ([]byte, error) {
+	var data string
+	err := c.call(ctx, request{method: http.MethodGet, path: "/log/" + path, open: !strings.HasPrefix(path, "tile/entries/")}, &data)
+	return []byte(data), err
 }
 
 // Ready reports whether the server can act: nil, or why not.

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
@@ -16,7 +19,9 @@ import (
 // logCmd is mayfly log.
 type logCmd struct {
 	Tail   logTailCmd   `cmd:"" help:"Print the newest records, and go on with --follow."`
-	Verify logVerifyCmd `cmd:"" help:"Check the whole log and every stored record, with no server running."`
+	Prove  logProveCmd  `cmd:"" help:"Write the proof that a record is in the log, for somebody else to check."`
+	Verify logVerifyCmd `cmd:"" help:"Check the whole log and every stored record, with no server running; or a proof."`
+	Export logExportCmd `cmd:"" help:"Write the log as files for outside tools, with no server running."`
 }
 
 // logTailCmd is mayfly log tail.
@@ -84,6 +89,8 @@ func (t *terminal) events(events []client.Event) {
 
 // logVerifyCmd is mayfly log verify.
 type logVerifyCmd struct {
+	Proof      string   `arg:"" optional:"" help:"A proof that mayfly log prove wrote. Default: the whole log in the store that the configuration names."`
+	VKey       string   `name:"vkey" placeholder:"KEY" help:"With a proof: the log's verifier key, as /log/vkey says it, or a file that holds it."`
 	Checkpoint []string `sep:"none" placeholder:"FILE" help:"A checkpoint that was fetched from /log/checkpoint and kept elsewhere: the log must have grown out of it. Can be given again."`
 }
 
@@ -97,11 +104,21 @@ A store that was put back as a whole to an earlier time is in itself in order.
 Only a checkpoint that was kept elsewhere shows that something is missing:
 
   curl -s https://mayfly.example.org/log/checkpoint >checkpoint   # now and then
-  mayfly --config /etc/mayfly/mayfly.yaml log verify --checkpoint checkpoint`
+  mayfly --config /etc/mayfly/mayfly.yaml log verify --checkpoint checkpoint
+
+A proof needs neither store nor configuration, only the log's verifier key:
+
+  mayfly log verify payment.tlog-proof --vkey vkey`
 }
 
 // Run verifies.
 func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
+	if v.Proof != "" {
+		return v.proof(t)
+	}
+	if v.VKey != "" {
+		return usageError("--vkey goes with a proof; the log in a store is checked against the key in it")
+	}
 	c, err := Load(t.Config)
 	if err != nil {
 		return err
@@ -131,12 +148,170 @@ func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
+// proof checks a proof file.
+func (v logVerifyCmd) proof(t *terminal) error {
+	if v.VKey == "" {
+		return usageError("say whose log it is with --vkey: the line that the log serves at /log/vkey, or a file that holds it")
+	}
+	if len(v.Checkpoint) > 0 {
+		return usageError("--checkpoint goes with a whole log; a proof holds its own checkpoint")
+	}
+	file, err := os.ReadFile(v.Proof)
+	if err != nil {
+		return err
+	}
+	vkey := v.VKey
+	if text, err := os.ReadFile(vkey); err == nil {
+		vkey = string(text)
+	}
+	p, err := eventlog.CheckProof(file, strings.TrimSpace(vkey))
+	if err != nil {
+		return err
+	}
+	if t.JSON {
+		t.print(struct {
+			eventlog.Proof
+			Leaf json.RawMessage `json:"leaf"`
+		}{p, p.Leaf})
+		return nil
+	}
+	fmt.Fprintf(t.Stdout, "ok: the record at position %d of %s, under the checkpoint of %d records\n%s\n", p.Position, clean(p.Origin), p.Size, clean(string(p.Leaf)))
+	return nil
+}
+
+// logProveCmd is mayfly log prove.
+type logProveCmd struct {
+	ID  string `arg:"" help:"A record, a decision, or a position in the log."`
+	Out string `short:"o" placeholder:"FILE" help:"Where to write the proof. Default: ID.tlog-proof; - is standard output."`
+}
+
+// Help is the long help.
+func (logProveCmd) Help() string {
+	return `Writes one file that proves a record to somebody who has only the log's verifier
+key: the record's leaf, its place in the tree, and a signed checkpoint
+(c2sp.org/tlog-proof). The leaf names people by pseudonyms and holds no arguments.
+Of a decision, the record of the decision itself is proven.
+
+  mayfly log prove dec_06e8…
+  mayfly log verify dec_06e8….tlog-proof --vkey vkey`
+}
+
+// Run writes a proof.
+func (c logProveCmd) Run(ctx context.Context, t *terminal) error {
+	api, err := t.client()
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	position, err := strconv.ParseInt(c.ID, 10, 64)
+	if err != nil {
+		if position, err = positionOf(ctx, api, c.ID); err != nil {
+			return err
+		}
+	}
+	vkey, err := api.LogKey(ctx)
+	if err != nil {
+		return err
+	}
+	file, err := eventlog.Prove(ctx, strings.TrimSpace(vkey), position, api.LogFile)
+	if err != nil {
+		return err
+	}
+	switch c.Out {
+	case "-":
+		_, err = t.Stdout.Write(file)
+		return err
+	case "":
+		c.Out = c.ID + ".tlog-proof"
+	}
+	if err := os.WriteFile(c.Out, file, 0o644); err != nil {
+		return err
+	}
+	if t.JSON {
+		t.print(struct {
+			Position int64  `json:"position"`
+			File     string `json:"file"`
+		}{position, c.Out})
+		return nil
+	}
+	fmt.Fprintf(t.Stdout, "%s proves the record at position %d to whoever has %s\n", c.Out, position, strings.TrimSpace(vkey))
+	return nil
+}
+
+// positionOf is the place in the log of the first record that goes by an id. One
+// that was just written gets its place within a second.
+func positionOf(ctx context.Context, api *client.Client, id string) (int64, error) {
+	for range 20 {
+		trace, err := api.Trace(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		if len(trace.Events) == 0 {
+			break
+		}
+		if at := trace.Events[0].Position; at != nil {
+			return *at, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(tailEvery / 5):
+		}
+	}
+	return 0, mayfly.Errorf(mayfly.NotFound, "%s has no place in the log yet; try again in a second", clean(id))
+}
+
+// logExportCmd is mayfly log export.
+type logExportCmd struct {
+	Dir string `arg:"" help:"Where to write. A directory that holds an earlier export of the same log gets what is new."`
+}
+
+// Help is the long help.
+func (logExportCmd) Help() string {
+	return `Reads the store that the configuration names and writes its log as files that any
+static server can serve to tools for c2sp.org/tlog-tiles: checkpoint, tile/… and
+vkey. Entries are the leaves, with people as pseudonyms; bodies are not exported.
+
+  mayfly --config /etc/mayfly/mayfly.yaml log export /srv/log`
+}
+
+// Run exports the log.
+func (e logExportCmd) Run(ctx context.Context, t *terminal) error {
+	c, err := Load(t.Config)
+	if err != nil {
+		return err
+	}
+	db, err := openStore(ctx, c.Store, c.Seal())
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	size, err := eventlog.Export(ctx, db, e.Dir)
+	if err != nil {
+		return err
+	}
+	if t.JSON {
+		t.print(struct {
+			Size int64  `json:"size"`
+			Dir  string `json:"dir"`
+		}{size, e.Dir})
+		return nil
+	}
+	fmt.Fprintf(t.Stdout, "%s: %s\n", e.Dir, count(int(size), "record"))
+	return nil
+}
+
+// openStore opens a store to read, with no server running on it.
+func openStore(ctx context.Context, dsn string, seal [32]byte) (*store.DB, error) {
+	return store.Open(ctx, store.Options{
+		DSN: dsn, Seal: seal, Node: "read", ReadOnly: true, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+}
+
 // verifyStore checks the log in the store that dsn names, also against
 // checkpoints of it that were kept elsewhere.
 func verifyStore(ctx context.Context, dsn string, seal [32]byte, known ...[]byte) (eventlog.Report, error) {
-	db, err := store.Open(ctx, store.Options{
-		DSN: dsn, Seal: seal, Node: "verify", ReadOnly: true, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	})
+	db, err := openStore(ctx, dsn, seal)
 	if err != nil {
 		return eventlog.Report{}, err
 	}
