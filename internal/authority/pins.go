@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/store"
@@ -56,6 +57,18 @@ func (p *pins) get(n toolName) *mayfly.Pin {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.known[n]
+}
+
+// of is how many tools of a target are pinned.
+func (p *pins) of(target string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name := range p.known {
+		if name.target == target {
+			n++
+		}
+	}
+	return n
 }
 
 func (p *pins) put(pin *mayfly.Pin) {
@@ -117,11 +130,13 @@ func (a *Authority) tool(ctx context.Context, target *mayfly.Target, d *Definiti
 	switch {
 	case set != "" && set != d.Hash:
 		return false, a.changed(ctx, pin, d)
+	case pin.Hash == d.Hash && a.lately(pin):
+		return false, nil // a server that goes back and forth is not believed at once
 	case pin.Hash == d.Hash:
 		return true, a.unchanged(ctx, pin)
 	case set == d.Hash:
 		// The configuration pins what the server says now: that is its acceptance.
-		if err := a.changed(ctx, pin, d); err != nil {
+		if err := a.note(ctx, pin, d); err != nil {
 			return false, err
 		}
 		_, err := a.acceptPin(ctx, name, byConfiguration, nil)
@@ -131,8 +146,18 @@ func (a *Authority) tool(ctx context.Context, target *mayfly.Target, d *Definiti
 	}
 }
 
+// maxPins is how many tools of one target are ever pinned: a server that makes up
+// new names for ever does not fill the store.
+const maxPins = 10_000
+
+// changeEvery is how often a tool that goes on changing is recorded anew.
+const changeEvery = time.Minute
+
 // pinFirst pins d unless another node, or request, pinned something first.
 func (a *Authority) pinFirst(ctx context.Context, name toolName, d *Definition, set bool) (*mayfly.Pin, error) {
+	if a.pins.of(name.target) >= maxPins {
+		return nil, mayfly.Errorf(mayfly.BadUpstream, "the target has shown more than %d tools over time, and no new one is taken from it; tell the operator", maxPins)
+	}
 	pin := &mayfly.Pin{
 		Target: name.target, Tool: name.tool, Hash: d.Hash, Definition: string(d.JSON), By: firstSight, At: a.clock.now(),
 		Labels: d.Labels, Types: d.Types,
@@ -154,8 +179,22 @@ func (a *Authority) pinFirst(ctx context.Context, name toolName, d *Definition, 
 	return pin, nil
 }
 
-// changed records, once, that a tool is no longer defined as it is pinned.
+// changed records that a tool is no longer defined as it is pinned: each change,
+// but of a tool that goes on changing at most one in changeEvery.
 func (a *Authority) changed(ctx context.Context, pin *mayfly.Pin, d *Definition) error {
+	if a.lately(pin) {
+		return nil // it is refused already
+	}
+	return a.note(ctx, pin, d)
+}
+
+// lately reports whether a change of the tool was recorded a moment ago.
+func (a *Authority) lately(pin *mayfly.Pin) bool {
+	return pin.Changed != "" && a.clock.now().Sub(pin.ChangedAt) < changeEvery
+}
+
+// note records what a tool has changed to, once.
+func (a *Authority) note(ctx context.Context, pin *mayfly.Pin, d *Definition) error {
 	if pin.Changed == d.Hash {
 		return nil
 	}

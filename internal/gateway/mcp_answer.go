@@ -390,8 +390,8 @@ func (a *answering) onlyCallable(v, tools jsontext.Value) (jsontext.Value, error
 	return v, nil
 }
 
-// listTools reads a list of tools. One without a name, or with a name that no
-// call could have, is left out.
+// listTools reads a list of tools. One without a name, with a name that no call
+// could have, or with a definition too long to keep, is left out.
 func listTools(tools jsontext.Value) (listed []jsontext.Value, names []string, err error) {
 	if tools.Kind() != '[' {
 		return nil, nil, mayfly.Errorf(mayfly.BadUpstream, "the target's list of tools is not one")
@@ -405,7 +405,7 @@ func listTools(tools jsontext.Value) (listed []jsontext.Value, names []string, e
 				}
 			})
 		}
-		if name.Kind() == '"' && isToolName(text(name)) {
+		if name.Kind() == '"' && isToolName(text(name)) && len(tool) <= maxDefinition {
 			listed, names = append(listed, tool), append(names, text(name))
 		}
 	})

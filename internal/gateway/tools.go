@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -55,6 +56,9 @@ const (
 	listWithin  = 10 * time.Second
 	maxPages    = 10
 	maxTools    = 2000 // of one server
+	// maxDefinition is the longest definition of a tool, in bytes: each is kept for
+	// a person to compare. A tool with a longer one is not there.
+	maxDefinition = 64 << 10
 )
 
 func (c *catalogue) of(target *mayfly.Target) *listing {
@@ -96,7 +100,12 @@ func (l *listing) learn(listed []jsontext.Value, names []string, now time.Time) 
 		}
 		k.at = now
 		if !ok && len(l.tools) >= maxTools {
-			return nil, tooManyTools()
+			// A server may have other tools for each session: forget those that
+			// were not listed for a while.
+			maps.DeleteFunc(l.tools, func(_ string, k known) bool { return now.Sub(k.at) > definedFor })
+			if len(l.tools) >= maxTools {
+				return nil, tooManyTools()
+			}
 		}
 		l.tools[names[i]] = k
 		defs[i] = k.def
