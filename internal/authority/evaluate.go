@@ -81,6 +81,11 @@ func (a *Authority) evaluate(ctx context.Context, w who, e *Evaluation, p Presen
 	} else if err != nil {
 		return mayfly.Decision{}, err
 	}
+	// Whoever enforces the answer calls the tool as it is pinned, which is what an
+	// approval for it is bound to.
+	if pin := a.pinFor(b.Targets[call.Target], &call); pin != nil {
+		call.Definition = pin.Hash
+	}
 	q, err := a.question(ctx, b, chain, call, now)
 	if err != nil {
 		return mayfly.Decision{}, err
