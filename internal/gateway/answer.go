@@ -186,7 +186,7 @@ type refusalMeta struct {
 func refusedCall(e *mayfly.Error, modern bool) toolRefusal {
 	text := e.Message
 	if e.Next != nil && e.Next.Detail != "" {
-		text = strings.TrimSuffix(text, ".") + ". " + e.Next.Detail
+		text = strings.TrimSuffix(text, ".") + ". " + strings.ToUpper(e.Next.Detail[:1]) + e.Next.Detail[1:]
 	}
 	refusal := toolRefusal{
 		Content: []toolContent{{Type: "text", Text: text}},

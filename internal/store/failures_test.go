@@ -144,18 +144,45 @@ func TestAnotherSealKeyIsRefused(t *testing.T) {
 	}
 }
 
+// addressOf is what db was opened on.
+func addressOf(db *DB) string {
+	if e, ok := db.engine.(*sqlite); ok {
+		return "sqlite://" + strings.TrimSuffix(e.lock.Name(), ".lock")
+	}
+	return db.engine.(*postgres).conn.Config().ConnString()
+}
+
+// A store of the version before is brought up to this one with all that is in
+// it: a task that was opened then was named what it was granted.
+func TestAnOlderStoreIsBroughtUp(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, db *DB) {
+		insert(t, db, task("t"))
+		for _, statement := range []string{
+			`ALTER TABLE task DROP COLUMN named`, `DROP TABLE rate_call`, `DROP TABLE seen`, `DROP TABLE approval`,
+			`DROP TABLE approval_vote`, `DROP TABLE pin`, `DROP TABLE bundle`, `DROP TABLE sink`,
+			`DELETE FROM goose_db_version WHERE version_id = 2`,
+		} {
+			tamper(t, db, statement)
+		}
+		address := addressOf(db)
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		db = open(t, address)
+		row, err := db.Task(t.Context(), "t")
+		if err != nil || len(row.Named) != 1 || !row.Named[0].Equal(row.Grants[0]) {
+			t.Errorf("%+v, %v", row, err)
+		}
+		mustChange(t, db, func(tx *Tx) { tx.ExtendSeen("t", []string{"untrusted"}) })
+		if seen, err := db.Seen(t.Context(), "t"); err != nil || len(seen) != 1 {
+			t.Errorf("%v, %v", seen, err)
+		}
+	})
+}
+
 func TestAnOlderBinaryRefusesANewerSchema(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, db *DB) {
-		var address string
-		if e, ok := db.engine.(*sqlite); ok {
-			address = "sqlite://" + strings.TrimSuffix(e.lock.Name(), ".lock")
-		} else {
-			var name string
-			if err := db.pool.QueryRow(`SELECT current_database()`).Scan(&name); err != nil {
-				t.Fatal(err)
-			}
-			address = db.engine.(*postgres).conn.Config().ConnString()
-		}
+		address := addressOf(db)
 		tamper(t, db, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, `+map[string]string{"sqlite": "1", "postgres": "true"}[db.Engine()]+`)`)
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
