@@ -123,6 +123,12 @@ func (a *Authority) Delegate(ctx context.Context, p Presented, r DelegateRequest
 	if err != nil {
 		return fail(err)
 	}
+	if r.TTL == 0 {
+		r.TTL = mayfly.TicketDefaultTTL
+	}
+	if r.Uses == 0 {
+		r.Uses = 1
+	}
 	purpose := mayfly.Purpose{Text: r.Purpose, By: "delegator", Verified: true}
 	if w.session != nil {
 		purpose.Verified = false // an agent's word, whoever it works for
@@ -134,7 +140,11 @@ func (a *Authority) Delegate(ctx context.Context, p Presented, r DelegateRequest
 	permit, decision := policy.DecideOpen(question)
 	var approval *mayfly.Approval
 	if decision.Verdict == mayfly.NeedsApproval {
-		if approval, err = a.openingApproval(ctx, question, &decision); err != nil {
+		asked := opening{Grants: grants, Ticket: r.TTL.String(), Uses: r.Uses}
+		if r.TaskTTL > 0 {
+			asked.Task = r.TaskTTL.String()
+		}
+		if approval, err = a.openingApproval(ctx, question, asked, &decision); err != nil {
 			return DelegateAnswer{}, err
 		}
 		if approval.State(now) != mayfly.Approved {
@@ -148,12 +158,6 @@ func (a *Authority) Delegate(ctx context.Context, p Presented, r DelegateRequest
 		return fail(refusedOpening(decision))
 	}
 
-	if r.TTL == 0 {
-		r.TTL = mayfly.TicketDefaultTTL
-	}
-	if r.Uses == 0 {
-		r.Uses = 1
-	}
 	d := &mayfly.Delegation{
 		ID: mayfly.NewID("dlg", now), Profile: profile.Name, Purpose: purpose, Grants: grants, Root: root,
 		ExpiresAt: now.Add(r.TTL), TaskTTL: r.TaskTTL, Uses: r.Uses, MadeAt: now,

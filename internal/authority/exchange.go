@@ -134,9 +134,9 @@ func asOpening(err error) error {
 }
 
 // openingApproval finds the approval that fits an opening, or a ticket, exactly:
-// who delegates what to which profile, for which agent and purpose. If there is
-// none it gives one that has not been asked for.
-func (a *Authority) openingApproval(ctx context.Context, q *policy.OpenQuestion, d *mayfly.Decision) (*mayfly.Approval, error) {
+// who delegates what to which profile, for how long and how often, for which
+// agent and purpose. If there is none it gives one that has not been asked for.
+func (a *Authority) openingApproval(ctx context.Context, q *policy.OpenQuestion, o opening, d *mayfly.Decision) (*mayfly.Approval, error) {
 	var parent *mayfly.Task
 	if n := len(q.Parent); n > 0 {
 		parent = q.Parent[n-1].Task
@@ -145,7 +145,7 @@ func (a *Authority) openingApproval(ctx context.Context, q *policy.OpenQuestion,
 	if q.DelegateOnly {
 		what = "ticket"
 	}
-	ap, err := a.approvalOf(ctx, "open", parent, q.Grants, q.Now, d, what,
+	ap, err := a.approvalOf(ctx, "open", parent, o, q.Now, d, what,
 		string(q.Root.Kind), q.Root.ID, q.Profile.Name, q.Purpose.Text, q.Agent.Source, q.Agent.Subject, q.Agent.Client)
 	if err == nil && isNew(ap, d) {
 		ap.Profile, ap.Root, ap.Purpose = q.Profile.Name, q.Root, q.Purpose
@@ -587,7 +587,7 @@ func (x *exchange) open(ctx context.Context, audience string, target *mayfly.Tar
 	permit, decision := policy.DecideOpen(oq)
 	var approval *mayfly.Approval
 	if decision.Verdict == mayfly.NeedsApproval {
-		if approval, err = x.a.openingApproval(ctx, oq, &decision); err != nil {
+		if approval, err = x.a.openingApproval(ctx, oq, opening{Grants: grants, Task: ttl.String(), Idle: idle.String(), Calls: budget}, &decision); err != nil {
 			return TokenAnswer{}, err
 		}
 		if approval.State(now) != mayfly.Approved {

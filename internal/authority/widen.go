@@ -86,7 +86,7 @@ func (a *Authority) Widen(ctx context.Context, p Presented, id string, want []ma
 	permit, decision := policy.DecideWiden(q)
 	var approval *mayfly.Approval
 	if decision.Verdict == mayfly.NeedsApproval {
-		if approval, err = a.approvalOf(ctx, "widen", &row.Task, more, now, &decision); err != nil {
+		if approval, err = a.approvalOf(ctx, "widen", &row.Task, opening{Grants: more}, now, &decision); err != nil {
 			return TaskView{}, err
 		}
 		if approval.State(now) != mayfly.Approved {
@@ -140,25 +140,28 @@ func (a *Authority) Widen(ctx context.Context, p Presented, id string, want []ma
 	return a.spent(ctx, a.view(ctx, row))
 }
 
-// grantsRequest is grants for a human to read.
-func grantsRequest(grants []mayfly.Grant) (string, error) {
-	b, err := json.Marshal(struct {
-		Grants []mayfly.Grant `json:"grants"`
-	}{grants})
-	return string(b), err
+// opening is what a human is asked for before a task is opened or widened, as
+// they read it, and what their yes is bound to.
+type opening struct {
+	Grants []mayfly.Grant `json:"grants"`
+	Task   string         `json:"task_lives,omitempty"`   // at most
+	Idle   string         `json:"idle,omitempty"`         // length of its idle lease
+	Calls  int64          `json:"calls,omitzero"`         // after which it ends
+	Ticket string         `json:"ticket_lives,omitempty"` // where one is made
+	Uses   int64          `json:"uses,omitzero"`          // of the ticket
 }
 
-// approvalOf finds the approval that fits a widening, or an opening below t, with
-// exactly these grants; if there is none, one that has not been asked for. The
-// further parts say what else it is bound to.
-func (a *Authority) approvalOf(ctx context.Context, what string, t *mayfly.Task, grants []mayfly.Grant, now time.Time, d *mayfly.Decision, parts ...string) (*mayfly.Approval, error) {
-	request, err := grantsRequest(grants)
+// approvalOf finds the approval that fits a widening, or an opening below t,
+// exactly; if there is none, one that has not been asked for. The further parts
+// say what else it is bound to.
+func (a *Authority) approvalOf(ctx context.Context, what string, t *mayfly.Task, o opening, now time.Time, d *mayfly.Decision, parts ...string) (*mayfly.Approval, error) {
+	request, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
 	fresh := a.newApproval(t, now, d)
-	fresh.What, fresh.Request, fresh.Grant = what, request, listGrants(grants)
-	fresh.Key = bound(append([]string{what, string(fresh.Task), request, d.Bundle}, parts...)...)
+	fresh.What, fresh.Request, fresh.Grant = what, string(request), listGrants(o.Grants)
+	fresh.Key = bound(append([]string{what, string(fresh.Task), string(request), d.Bundle}, parts...)...)
 	found, err := a.db.ApprovalFor(ctx, fresh.Task, fresh.Key)
 	if err == nil && a.stands(found, d.Needs, now) || err != nil && mayfly.KindOf(err) != mayfly.NotFound {
 		return found, err
