@@ -121,38 +121,6 @@ func (x *exchange) fail(ctx context.Context, err error) error {
 	return x.a.refuse(ctx, x.refused, err, x.burnAll)
 }
 
-// recorded is a refusal of which there is a record already.
-type recorded struct{ error }
-
-// asOpening makes a refusal one of the token endpoint, which knows no 403 (RFC
-// 6749 section 5.2).
-func asOpening(err error) error {
-	if e := mayfly.AsError(err); e.Kind == mayfly.Denied {
-		e.Kind = mayfly.Invalid
-	}
-	return err
-}
-
-// openingApproval finds the approval that fits an opening, or a ticket, exactly:
-// who delegates what to which profile, for how long and how often, for which
-// agent and purpose. If there is none it gives one that has not been asked for.
-func (a *Authority) openingApproval(ctx context.Context, q *policy.OpenQuestion, o opening, d *mayfly.Decision) (*mayfly.Approval, error) {
-	var parent *mayfly.Task
-	if n := len(q.Parent); n > 0 {
-		parent = q.Parent[n-1].Task
-	}
-	what := "open"
-	if q.DelegateOnly {
-		what = "ticket"
-	}
-	ap, err := a.approvalOf(ctx, "open", parent, o, q.Now, d, what,
-		string(q.Root.Kind), q.Root.ID, q.Profile.Name, q.Purpose.Text, q.Agent.Source, q.Agent.Subject, q.Agent.Client)
-	if err == nil && isNew(ap, d) {
-		ap.Profile, ap.Root, ap.Purpose = q.Profile.Name, q.Root, q.Purpose
-	}
-	return ap, err
-}
-
 func (x *exchange) burnAll(tx *store.Tx) {
 	for _, burn := range x.once {
 		burn(tx)
