@@ -7,6 +7,8 @@ import (
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
+
+	"github.com/mayfly-id/mayfly"
 )
 
 // Policies are put in buckets by the scope in their head, so that the cost of a
@@ -88,6 +90,31 @@ func (s *slot) add(i int, effect cedar.Effect, read parts) {
 	} else {
 		s.permits = append(s.permits, i)
 	}
+}
+
+// about are the tools or routes that policies on an action name in their heads
+// and a grant covers, as actions of its target, each once.
+func (s *Set) about(action cedar.EntityUID, g *mayfly.Grant) (actions []string) {
+	if s == nil {
+		return nil
+	}
+	for key, b := range s.buckets {
+		if key.action != action {
+			continue
+		}
+		for uid := range b.byResource {
+			if uid.Type != typeTool && uid.Type != typeRoute {
+				continue
+			}
+			target, name, _ := strings.Cut(string(uid.ID), "/")
+			c := mayfly.Call{Kind: g.Kind, Target: target, Action: name}
+			if g.Covers(&c) && !slices.Contains(actions, name) {
+				actions = append(actions, name)
+			}
+		}
+	}
+	slices.Sort(actions)
+	return actions
 }
 
 // partsRead are the attributes of the context that a policy reads, or asks for:

@@ -168,6 +168,27 @@ func (w *world) onGrant(g *mayfly.Grant) {
 	w.on(g.Kind, g.Target, g.Action)
 }
 
+// mayHandOn asks the guardrails of the task l about handing a grant on. One that
+// is a pattern is asked about as its target, and as every tool or route that a
+// policy on handing on names and the pattern covers: who may not hand one of them
+// on may not hand all of them on.
+func (w *world) mayHandOn(s *Set, l *Link, g *mayfly.Grant, d *mayfly.Decision, lifts *wants) bool {
+	w.onGrant(g)
+	if !w.askAgent(s, actionDelegate, l, d, lifts) {
+		return false
+	}
+	if w.action != "" {
+		return true
+	}
+	for _, action := range s.about(actionDelegate, g) {
+		w.on(g.Kind, g.Target, action)
+		if !w.askAgent(s, actionDelegate, l, d, lifts) {
+			return false
+		}
+	}
+	return true
+}
+
 // Get gives one entity to Cedar. What is not in the question does not exist:
 // asking for an attribute of it is an error, which refuses.
 func (w *world) Get(uid cedar.EntityUID) (cedar.Entity, bool) {

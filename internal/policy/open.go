@@ -65,8 +65,7 @@ func (q *OpenQuestion) decide(d *mayfly.Decision, lifts *wants) bool {
 	}
 	w := q.world()
 	for i := range q.Grants {
-		w.onGrant(&q.Grants[i])
-		if !w.askAgent(q.Policies, actionDelegate, &q.Parent[len(q.Parent)-1], d, lifts) {
+		if !w.mayHandOn(q.Policies, &q.Parent[len(q.Parent)-1], &q.Grants[i], d, lifts) {
 			return false
 		}
 	}

@@ -160,6 +160,32 @@ func TestOpeningBelowATask(t *testing.T) {
 	}
 }
 
+// Who may not hand one tool on may not hand all of them on, and a guardrail about
+// another target's tool of that name, or about a tool the pattern leaves out, says
+// nothing.
+func TestAPatternIsHeldToWhatPoliciesSayOfItsTools(t *testing.T) {
+	all := `["mcp:bank:*"]`
+	for tool, c := range map[string]struct {
+		asked string
+		term  mayfly.Term
+	}{
+		`"bank/pay_invoice"`:   {all, mayfly.TermPolicy},
+		`"bank/list_invoices"`: {`["mcp:bank:list_*"]`, mayfly.TermPolicy},
+		`"bank/pay_bill"`:      {`["mcp:bank:list_*"]`, ""},
+		`"other/pay_invoice"`:  {all, ""},
+	} {
+		q := opening(t, c.asked, chain(t, all, all)...)
+		q.Profile.Grants = grants(t, all)
+		for i := range q.Parent {
+			q.Parent[i].Profile.Grants = grants(t, all)
+		}
+		q.Policies = policies(t, `forbid(principal, action == Mayfly::Action::"delegate", resource == Mayfly::Tool::`+tool+`);`)
+		if permit, d := policy.DecideOpen(q); (permit == nil) != (c.term != "") || d.Term != c.term {
+			t.Errorf("%s handed on, with a forbid on %s: %+v", c.asked, tool, d)
+		}
+	}
+}
+
 func TestNoChainIsDeeperThanTheLimit(t *testing.T) {
 	all := []string{listOnly, listOnly, listOnly, listOnly, listOnly, listOnly}
 	if permit, d := policy.DecideOpen(opening(t, listOnly, chain(t, all[:mayfly.MaxDepth]...)...)); permit == nil {

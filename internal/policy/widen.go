@@ -71,8 +71,7 @@ func (q *WidenQuestion) decide(d *mayfly.Decision, lifts *wants) bool {
 	}
 	for i := range q.Grants {
 		var asked wants
-		w.onGrant(&q.Grants[i])
-		if !w.askAgent(q.Policies, actionDelegate, acting, d, &asked) {
+		if !w.mayHandOn(q.Policies, acting, &q.Grants[i], d, &asked) {
 			return false
 		}
 		if len(asked.groups) == 0 && mayfly.Within(q.Grants[i:i+1], q.Named) != nil {

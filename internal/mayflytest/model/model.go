@@ -200,7 +200,7 @@ func (w *World) Open(parent *Task, profile string, ask []Grant) (*Task, *Approva
 			return nil, nil, deny("parent")
 		}
 	}
-	if slices.ContainsFunc(grants, func(g Grant) bool { return g.Tool == Send }) {
+	if slices.ContainsFunc(grants, func(g Grant) bool { return g.covers(Send) }) {
 		needs = []string{Security}
 	}
 	a, answer := w.approved(parent, fmt.Sprint("open ", profile, grants), needs)
@@ -256,7 +256,7 @@ func (w *World) Widen(t *Task, ask []Grant) (*Approval, Answer) {
 	var needs []string
 	for _, g := range more {
 		switch {
-		case g.Tool == Send:
+		case g.covers(Send):
 			needs = append(needs, Security)
 		case !within([]Grant{g}, t.Named):
 			needs = append(needs, Delegator)
