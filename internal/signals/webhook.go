@@ -163,8 +163,8 @@ func (w *Webhooks) catchUp(ctx context.Context, hook Webhook) error {
 	}
 }
 
-// notice is a Notice and the id it is sent under, which is that of its first
-// record.
+// notice is a Notice and the id it is sent under, which is that of its last
+// record: what is told again with more in it is another notice.
 type notice struct {
 	id string
 	Notice
@@ -189,12 +189,13 @@ func (w *Webhooks) notices(ctx context.Context, rows []store.EventRow) ([]*notic
 		}
 		n := ofTask[string(e.Task)]
 		if n == nil || e.Task == "" {
-			n = &notice{row.ID, Notice{
+			n = &notice{Notice: Notice{
 				Type: e.Kind(), Timestamp: row.Time, Task: string(e.Task), Profile: e.Profile, Root: e.Root.ID,
 			}}
 			ofTask[string(e.Task)] = n
 			list = append(list, n)
 		}
+		n.id = row.ID
 		n.Approvals = append(n.Approvals, Approval{
 			ID: e.Approval, What: e.What, Grant: e.Grant, Needs: e.Needs, Policies: e.Policies, ExpiresAt: e.ExpiresAt,
 			URL: w.o.Issuer + "/v1/approvals/" + e.Approval,
