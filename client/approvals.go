@@ -182,10 +182,14 @@ func (c *Client) Pins(ctx context.Context) ([]mayfly.Pin, error) {
 }
 
 // AcceptPin pins what a tool has changed to. Only the operator may; the error is
-// Conflict where there is nothing to accept.
-func (c *Client) AcceptPin(ctx context.Context, target, tool string) (mayfly.Pin, error) {
+// Conflict where there is nothing to accept, or the tool has changed to another
+// definition than that with hash, which is Pin.Changed of what was looked at.
+func (c *Client) AcceptPin(ctx context.Context, target, tool, hash string) (mayfly.Pin, error) {
 	var p mayfly.Pin
 	path := "/v1/pins/" + url.PathEscape(target) + "/" + url.PathEscape(tool) + "/accept"
-	err := c.call(ctx, request{method: http.MethodPost, path: path}, &p)
+	body := struct {
+		Hash string `json:"hash"`
+	}{hash}
+	err := c.call(ctx, request{method: http.MethodPost, path: path, json: body}, &p)
 	return p, err
 }

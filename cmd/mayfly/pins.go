@@ -86,13 +86,15 @@ func (c pinsListCmd) Run(ctx context.Context, t *terminal) error {
 type pinsAcceptCmd struct {
 	Target string `arg:"" help:"The target."`
 	Tool   string `arg:"" help:"The tool."`
+	Hash   string `help:"Only if it has changed to this definition, which --json of pins gives as changed." placeholder:"HASH"`
 	Yes    bool   `help:"Do not ask."`
 }
 
 // Help is the long help.
 func (pinsAcceptCmd) Help() string {
-	return `Shows how a tool's definition differs from the pinned one, and pins it as it is now:
-it is shown to agents and called again. On a terminal it asks first.
+	return `Shows how a tool's definition differs from the pinned one, and pins what it showed:
+the tool is shown to agents and called again. On a terminal it asks first. If the
+tool changes once more meanwhile, nothing is accepted.
 
   mayfly pins accept bank pay_invoice`
 }
@@ -116,6 +118,9 @@ func (c pinsAcceptCmd) Run(ctx context.Context, t *terminal) error {
 	if shown.Changed == "" {
 		return mayfly.Errorf(mayfly.Conflict, "the tool %s of %s is defined as it is pinned; there is nothing to accept", clean(c.Tool), clean(c.Target))
 	}
+	if c.Hash != "" && c.Hash != shown.Changed {
+		return mayfly.Errorf(mayfly.Conflict, "the tool %s of %s has changed to %s, not to that; look at it again", clean(c.Tool), clean(c.Target), shown.Changed)
+	}
 	if !t.JSON {
 		fmt.Fprintf(t.Stdout, "%s %s, - as pinned by %s, + as its server gives it since %s\n\n",
 			clean(shown.Target), plain(shown.Tool), clean(shown.By), shown.ChangedAt.Local().Format(time.DateTime))
@@ -127,12 +132,9 @@ func (c pinsAcceptCmd) Run(ctx context.Context, t *terminal) error {
 			return mayfly.Errorf(mayfly.Denied, "nothing was accepted")
 		}
 	}
-	pin, err := api.AcceptPin(ctx, c.Target, c.Tool)
+	pin, err := api.AcceptPin(ctx, c.Target, c.Tool, shown.Changed)
 	if err != nil {
 		return err
-	}
-	if pin.Hash != shown.Changed {
-		return mayfly.Errorf(mayfly.Conflict, "the tool changed once more while you looked, and %s was accepted; revoke what should not use it, and look again", pin.Hash)
 	}
 	if t.JSON {
 		t.print(pin)

@@ -139,7 +139,7 @@ func (a *Authority) tool(ctx context.Context, target *mayfly.Target, d *Definiti
 		if err := a.note(ctx, pin, d); err != nil {
 			return false, err
 		}
-		_, err := a.acceptPin(ctx, name, byConfiguration, nil)
+		_, err := a.acceptPin(ctx, name, d.Hash, byConfiguration)
 		return err == nil, err
 	default:
 		return false, a.changed(ctx, pin, d)
@@ -246,14 +246,19 @@ func (a *Authority) warnOfTool(ctx context.Context, name toolName, pinned, hash 
 	return a.record(ctx, mayfly.ToolChanged{Target: name.target, Tool: name.tool, Pinned: pinned, Hash: hash}, nil)
 }
 
-// acceptPin pins what a tool has changed to.
-func (a *Authority) acceptPin(ctx context.Context, name toolName, by string, extra func(*store.Tx)) (*mayfly.Pin, error) {
+// acceptPin pins what a tool has changed to, if that is hash: what was looked at
+// is accepted, and nothing that came after.
+func (a *Authority) acceptPin(ctx context.Context, name toolName, hash, by string) (*mayfly.Pin, error) {
 	pin, err := a.db.Pin(ctx, name.target, name.tool)
 	if err != nil {
 		return nil, err
 	}
 	if pin.Changed == "" {
 		return nil, mayfly.Errorf(mayfly.Conflict, "the tool %s of %s is defined as it is pinned; there is nothing to accept", name.tool, name.target)
+	}
+	again := mayfly.Errorf(mayfly.Conflict, "the tool %s of %s has changed to another definition than that; look at it again", name.tool, name.target)
+	if pin.Changed != hash {
+		return nil, again
 	}
 	labels, types, err := mayfly.ReadDefinition([]byte(pin.ChangedDefinition))
 	if err != nil {
@@ -262,14 +267,11 @@ func (a *Authority) acceptPin(ctx context.Context, name toolName, by string, ext
 	now := a.clock.now()
 	e := mayfly.ToolPinned{Target: pin.Target, Tool: pin.Tool, Hash: pin.Changed, Previous: pin.Hash, By: by}
 	err = a.record(ctx, e, func(tx *store.Tx) {
-		if extra != nil {
-			extra(tx)
-		}
 		tx.AcceptPin(pin.Target, pin.Tool, pin.Changed, pin.ChangedDefinition, labels, types, by, now)
 		tx.Advance(epochPins, pin.Target+"/"+pin.Tool, now)
 	})
 	if refusedBy(err) != "" {
-		return nil, mayfly.Errorf(mayfly.Conflict, "the tool changed once more meanwhile; look at it again")
+		return nil, again
 	}
 	if err != nil {
 		return nil, err
@@ -293,8 +295,9 @@ func (a *Authority) Pins(ctx context.Context, p Presented) ([]mayfly.Pin, error)
 }
 
 // AcceptPin pins what a tool has changed to, so that it is shown and called
-// again. Only the operator may.
-func (a *Authority) AcceptPin(ctx context.Context, p Presented, target, tool string) (*mayfly.Pin, error) {
+// again. Hash is that of the definition that was looked at: Conflict where the
+// tool has changed to another. Only the operator may.
+func (a *Authority) AcceptPin(ctx context.Context, p Presented, target, tool, hash string) (*mayfly.Pin, error) {
 	w, err := a.identify(ctx, &p)
 	if err != nil {
 		return nil, err
@@ -302,7 +305,7 @@ func (a *Authority) AcceptPin(ctx context.Context, p Presented, target, tool str
 	if !w.operator {
 		return nil, a.refuse(ctx, w.refused("accept pin"), notYours(), w.burn(a))
 	}
-	pin, err := a.acceptPin(ctx, toolName{target, tool}, w.name(), nil)
+	pin, err := a.acceptPin(ctx, toolName{target, tool}, hash, w.name())
 	if err != nil && mayfly.KindOf(err) != mayfly.Unavailable {
 		return nil, a.refuse(ctx, w.refused("accept pin"), err, nil)
 	}

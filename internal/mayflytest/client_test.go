@@ -100,11 +100,16 @@ func TestTheClientAsksAboutDecisions(t *testing.T) {
 	if err != nil || i < 0 || pins[i].Hash != "before" || pins[i].Changed != "after" {
 		t.Fatalf("%+v, %v", pins, err)
 	}
-	pin, err := operator.AcceptPin(t.Context(), "bank", "files/read")
+	for hash, want := range map[string]mayfly.Kind{"": mayfly.Invalid, "before": mayfly.Conflict} {
+		if _, err := operator.AcceptPin(t.Context(), "bank", "files/read", hash); mayfly.KindOf(err) != want {
+			t.Errorf("accepting the hash %q: %v", hash, err)
+		}
+	}
+	pin, err := operator.AcceptPin(t.Context(), "bank", "files/read", "after")
 	if err != nil || pin.Hash != "after" || pin.Changed != "" {
 		t.Errorf("%+v, %v", pin, err)
 	}
-	if _, err := operator.AcceptPin(t.Context(), "bank", url.PathEscape("files/read")); mayfly.KindOf(err) != mayfly.NotFound {
+	if _, err := operator.AcceptPin(t.Context(), "bank", url.PathEscape("files/read"), "after"); mayfly.KindOf(err) != mayfly.NotFound {
 		t.Errorf("a name that is no tool's: %v", err)
 	}
 }

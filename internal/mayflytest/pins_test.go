@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -90,10 +91,19 @@ func TestAToolThatChangedIsRefusedOnEveryNode(t *testing.T) {
 		if n := len(a.Records("tool.changed")); n != 1 {
 			t.Errorf("the change is recorded %d times", n)
 		}
-		if _, err := b.Authority.AcceptPin(t.Context(), bearer(b.Approver("fay", "finance")), "bank", "list_invoices"); mayfly.KindOf(err) != mayfly.NotFound {
+		if _, err := b.Authority.AcceptPin(t.Context(), bearer(b.Approver("fay", "finance")), "bank", "list_invoices", is.Hash); mayfly.KindOf(err) != mayfly.NotFound {
 			t.Errorf("a human accepts it: %v", err)
 		}
-		if _, err := b.Authority.AcceptPin(t.Context(), operator, "bank", "list_invoices"); err != nil {
+		// Somebody looked at another change than the one that would be accepted.
+		for _, hash := range []string{was.Hash, definition("list_invoices", "List no invoices.").Hash} {
+			if _, err := b.Authority.AcceptPin(t.Context(), operator, "bank", "list_invoices", hash); mayfly.KindOf(err) != mayfly.Conflict {
+				t.Errorf("another definition than the tool has changed to is accepted: %v", err)
+			}
+			if err := b.defined(t, task.AccessToken, is); said(err) != "deny tool" {
+				t.Errorf("after another definition was refused: %v", err)
+			}
+		}
+		if _, err := b.Authority.AcceptPin(t.Context(), operator, "bank", "list_invoices", is.Hash); err != nil {
 			t.Fatal(err)
 		}
 		for i, node := range nodes {
@@ -107,7 +117,7 @@ func TestAToolThatChangedIsRefusedOnEveryNode(t *testing.T) {
 				t.Errorf("the accepted tool is hidden on node %d", i)
 			}
 		}
-		if _, err := b.Authority.AcceptPin(t.Context(), operator, "bank", "list_invoices"); mayfly.KindOf(err) != mayfly.Conflict {
+		if _, err := b.Authority.AcceptPin(t.Context(), operator, "bank", "list_invoices", is.Hash); mayfly.KindOf(err) != mayfly.Conflict {
 			t.Errorf("accepted twice: %v", err)
 		}
 	})
@@ -266,7 +276,8 @@ func TestS59AChangedToolIsHiddenRefusedAndAlarmed(t *testing.T) {
 	if err != nil || len(pins) != 2 || !strings.Contains(pins[0].ChangedDefinition+pins[1].ChangedDefinition, "address below") {
 		t.Errorf("the pins read %+v (%v)", pins, err)
 	}
-	if _, err := n.Authority.AcceptPin(t.Context(), operator, "bank", "read_file"); err != nil {
+	i := slices.IndexFunc(pins, func(p mayfly.Pin) bool { return p.Changed != "" })
+	if _, err := n.Authority.AcceptPin(t.Context(), operator, "bank", "read_file", pins[i].Changed); err != nil {
 		t.Fatal(err)
 	}
 	if a := n.tool(have, "read_file", members{}); denied(a) != "" {

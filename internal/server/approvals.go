@@ -132,6 +132,14 @@ func (c *call) pins() (pinned, error) {
 	return pinned{pins}, err
 }
 
-func (c *call) acceptPin() (*mayfly.Pin, error) {
-	return c.s.a.AcceptPin(c.ctx(), c.presented(), c.values["target"], c.values["tool"])
+// looked is the definition of a tool that somebody looked at.
+type looked struct {
+	Hash string `json:"hash"`
+}
+
+func (c *call) acceptPin(in looked) (*mayfly.Pin, error) {
+	if in.Hash == "" {
+		return nil, mayfly.Errorf(mayfly.Invalid, "hash is missing: send the one of the definition that you looked at, which GET /v1/pins gives as changed")
+	}
+	return c.s.a.AcceptPin(c.ctx(), c.presented(), c.values["target"], c.values["tool"], in.Hash)
 }

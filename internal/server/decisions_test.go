@@ -74,13 +74,16 @@ func (n *node) humansAndDecisions() {
 	if pins, _ := r.json["pins"].([]any); len(pins) != 1 {
 		n.t.Errorf("pins are %s", r.body)
 	}
-	n.want(n.ask("POST", "/v1/pins/bank/a%2Fb/accept", "", auth...), 404, "")
-	n.want(n.tell("POST", "/v1/pins/bank/a/b/accept", ""), 404, "")
-	r = n.want(n.tell("POST", "/v1/pins/bank/a%2Fb/accept", ""), 200, "")
+	looked := `{"hash":"` + strings.Repeat("b", 43) + `"}`
+	n.want(n.ask("POST", "/v1/pins/bank/a%2Fb/accept", looked, append(auth, asJSON...)...), 404, "")
+	n.want(n.tell("POST", "/v1/pins/bank/a/b/accept", looked, asJSON...), 404, "")
+	n.want(n.tell("POST", "/v1/pins/bank/a%2Fb/accept", `{}`, asJSON...), 400, "")
+	n.want(n.tell("POST", "/v1/pins/bank/a%2Fb/accept", `{"hash":"another"}`, asJSON...), 409, "")
+	r = n.want(n.tell("POST", "/v1/pins/bank/a%2Fb/accept", looked, asJSON...), 200, "")
 	if r.json["tool"] != "a/b" || r.json["hash"] != strings.Repeat("b", 43) {
 		n.t.Errorf("accepted reads %s", r.body)
 	}
-	n.want(n.tell("POST", "/v1/pins/bank/a%2Fb/accept", ""), 409, "")
+	n.want(n.tell("POST", "/v1/pins/bank/a%2Fb/accept", looked, asJSON...), 409, "")
 
 	id := strings.TrimPrefix(path, "/v1/tasks/")
 	question := `{"subject":{"type":"agent","id":"` + mayfly.AgentID("example.org", "p", mayfly.TaskID(id)) +

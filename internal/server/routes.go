@@ -102,7 +102,7 @@ func routes() []route {
 
 		// Pins of tools.
 		{method: "GET", pattern: "/v1/pins", surface: api, answer: typeJSON, status: 200, handle: answers((*call).pins)},
-		{method: "POST", pattern: "/v1/pins/{target}/{tool}/accept", surface: api, answer: typeJSON, status: 200, handle: answers((*call).acceptPin)},
+		{method: "POST", pattern: "/v1/pins/{target}/{tool}/accept", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).acceptPin)},
 
 		// Delegations, the kill switch, keys.
 		{method: "POST", pattern: "/v1/delegations", surface: api, body: jsonBody, answer: typeJSON, status: 201, handle: takes((*call).delegate)},
