@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -82,12 +83,19 @@ func TestNoAlteredProofHolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	says, err := CheckProof(file, k.vkey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i := range file {
 		for _, bit := range []byte{1, 0x20} {
 			altered := slices.Clone(file)
 			altered[i] ^= bit
+			// The last letter of a signature has bits that are not of it.
 			if p, err := CheckProof(altered, k.vkey); err == nil {
-				t.Errorf("byte %d altered: it holds for %+v", i, p)
+				if !reflect.DeepEqual(p, says) {
+					t.Errorf("byte %d altered: it holds for %+v", i, p)
+				}
 			} else if mayfly.KindOf(err) != mayfly.Invalid {
 				t.Errorf("byte %d altered: %v", i, err)
 			}
