@@ -305,6 +305,10 @@ func (a *Authority) AcceptPin(ctx context.Context, p Presented, target, tool, ha
 	if !w.operator {
 		return nil, a.refuse(ctx, w.refused("accept pin"), notYours(), w.burn(a))
 	}
+	if hash == "" {
+		return nil, a.refuse(ctx, w.refused("accept pin"), mayfly.Errorf(mayfly.Invalid,
+			"hash is missing: send that of the definition you looked at, which GET /v1/pins gives as changed"), nil)
+	}
 	pin, err := a.acceptPin(ctx, toolName{target, tool}, hash, w.name())
 	if err != nil && mayfly.KindOf(err) != mayfly.Unavailable {
 		return nil, a.refuse(ctx, w.refused("accept pin"), err, nil)

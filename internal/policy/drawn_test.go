@@ -28,12 +28,12 @@ var (
 	drawnPaths  = []string{"GET:/v1", "GET:/v1/a:b", "POST:/v1"}
 )
 
-// drawn draws one of several conditions or names.
+// drawn draws one of a few.
 func drawn[T any](t *rapid.T, label string, from ...T) T {
 	return rapid.SampledFrom(from).Draw(t, label)
 }
 
-// rare is true once in some twenty times: small numbers are drawn most.
+// rare is seldom true: small numbers are drawn most.
 func rare(t *rapid.T, label string) bool { return rapid.IntRange(0, 99).Draw(t, label) > 90 }
 
 func drawTarget(t *rapid.T) (kind, target, action string) {

@@ -138,8 +138,5 @@ type looked struct {
 }
 
 func (c *call) acceptPin(in looked) (*mayfly.Pin, error) {
-	if in.Hash == "" {
-		return nil, mayfly.Errorf(mayfly.Invalid, "hash is missing: send the one of the definition that you looked at, which GET /v1/pins gives as changed")
-	}
 	return c.s.a.AcceptPin(c.ctx(), c.presented(), c.values["target"], c.values["tool"], in.Hash)
 }

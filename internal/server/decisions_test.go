@@ -76,6 +76,8 @@ func (n *node) humansAndDecisions() {
 	}
 	looked := `{"hash":"` + strings.Repeat("b", 43) + `"}`
 	n.want(n.ask("POST", "/v1/pins/bank/a%2Fb/accept", looked, append(auth, asJSON...)...), 404, "")
+	n.want(n.ask("POST", "/v1/pins/bank/a%2Fb/accept", `{}`, append(auth, asJSON...)...), 404, "")
+	n.want(n.ask("POST", "/v1/pins/bank/a%2Fb/accept", `{}`, asJSON...), 401, "")
 	n.want(n.tell("POST", "/v1/pins/bank/a/b/accept", looked, asJSON...), 404, "")
 	n.want(n.tell("POST", "/v1/pins/bank/a%2Fb/accept", `{}`, asJSON...), 400, "")
 	n.want(n.tell("POST", "/v1/pins/bank/a%2Fb/accept", `{"hash":"another"}`, asJSON...), 409, "")
