@@ -66,8 +66,11 @@ func (a *Authority) approvalFor(ctx context.Context, chain []*mayfly.Task, q *po
 	}
 	fresh := a.newApproval(t, q.Now, d)
 	fresh.What, fresh.Key, fresh.Grant = "call", key, q.Call.Grant()
-	if p := q.Chain[len(q.Chain)-1].Profile; p != nil {
-		for _, rule := range p.Approvals {
+	for _, l := range q.Chain {
+		if l.Profile == nil {
+			continue
+		}
+		for _, rule := range l.Profile.Approvals {
 			if rule.Usable > 0 && slices.Contains(d.Policies, rule.ID) {
 				fresh.Usable = min(fresh.Usable, rule.Usable)
 			}

@@ -431,6 +431,8 @@ func TestS64AnApprovalIsUsedOnceAndInTime(t *testing.T) {
 		p := b.Profiles["open"]
 		p.Lifetime = mayfly.Lifetime{Idle: time.Hour, Default: 2 * time.Hour, Max: 2 * time.Hour}
 		p.Approvals = []mayfly.ApprovalRule{{ID: "open/approvals/1", Calls: mayflytest.Grants(t, "mcp:bank:delete_vendor")[0], Group: "finance", Usable: time.Minute}}
+		below := b.Profiles["reader"]
+		below.Grants, below.KeyOptional = append(below.Grants, p.Approvals[0].Calls), true
 	}
 	n, c := clocked(t, o)
 	d := direct{n.System}
@@ -489,7 +491,16 @@ func TestS64AnApprovalIsUsedOnceAndInTime(t *testing.T) {
 	if d.state(t, id) != mayfly.Approved || d.state(t, short) != mayfly.Expired {
 		t.Errorf("after a minute the approvals are %s and %s", d.state(t, id), d.state(t, short))
 	}
-	n.pass(c, 9*time.Minute)
+	// What a profile further up says of it holds below, too.
+	below := d.below(t, d.open(t, "open"), "reader", "mcp:bank:delete_vendor").AccessToken
+	_, err = d.call(t.Context(), below, "delete_vendor", `{}`)
+	short = asks(t, err)
+	yes(short)
+	n.pass(c, time.Minute)
+	if d.state(t, short) != mayfly.Expired {
+		t.Errorf("after a minute, the approval that a profile above asks for is %s", d.state(t, short))
+	}
+	n.pass(c, 8*time.Minute)
 	own = n.open(n.opening("profile", "open"), nil).text
 	if state := d.state(t, id); state != mayfly.Expired {
 		t.Errorf("after ten minutes the approval is %s", state)
