@@ -58,6 +58,9 @@ const (
 	Failed         CloseReason = "failed"
 )
 
+// CloseReasons are all of them.
+var CloseReasons = []CloseReason{Completed, Revoked, IdleRanOut, DeadlinePassed, BudgetSpent, ParentEnded, Failed}
+
 // Task is one bounded run of work: what may be done, for whom, and until when.
 // It is also the agent's identity. Everything but the fields marked "moves" is
 // fixed when the task opens.

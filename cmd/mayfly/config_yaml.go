@@ -434,9 +434,14 @@ func (d *document) keys(n *node, t reflect.Type, p path) {
 		if len(p) > 0 {
 			where = " in " + p.String()
 		}
-		if near := nearest(m.name, known); near != "" {
+		near := nearest(m.name, known)
+		switch {
+		case slices.Contains(targetKinds, m.name):
+			// In a flow list of YAML a bare mcp:bank:pay is read as a mapping.
+			d.add(m.line, m.column, "unknown key %q%s; a grant inside [] or {} is written in quotes, such as \"%s:target:action\"", m.name, where, m.name)
+		case near != "":
 			d.add(m.line, m.column, "unknown key %q%s; did you mean %q?", m.name, where, near)
-		} else {
+		default:
 			d.add(m.line, m.column, "unknown key %q%s; known here: %s", m.name, where, strings.Join(known, ", "))
 		}
 	}

@@ -29,7 +29,8 @@ configuration, and says which come out otherwise than they should. No server is
 asked and nothing is stored. Exits 1 if a case differs.
 
 A file is a list of cases. Of given only root and profile are needed; a task has all
-that its profile may give unless grants says less.
+that its profile may give unless grants says less. The calls under earlier went before,
+in the same task: they count in its budgets, and in what it has seen.
 
   [{name: a large payment asks finance,
     given: {root: {human: alice@example.org, groups: [accounts]}, profile: invoices},
@@ -43,16 +44,19 @@ that its profile may give unless grants says less.
 type testCase struct {
 	Name  string    `json:"name"`
 	Given testGiven `json:"given"`
-	When  struct {
-		Call      string `json:"call"`
-		Arguments any    `json:"arguments"`
-	} `json:"when"`
-	Then struct {
+	When  testCall  `json:"when"`
+	Then  struct {
 		Decision string   `json:"decision"`
 		Term     string   `json:"term"`
 		Needs    []string `json:"needs"`
 		Policies []string `json:"policies"`
 	} `json:"then"`
+}
+
+// testCall is one call.
+type testCall struct {
+	Call      string `json:"call"`
+	Arguments any    `json:"arguments"`
 }
 
 // testGiven is the task that asks, and what is so when it does.
@@ -67,9 +71,13 @@ type testGiven struct {
 	Profile  string       `json:"profile"`
 	Grants   []grantEntry `json:"grants"`
 	Parents  []string     `json:"parents"` // profiles, root first
+	Token    []grantEntry `json:"token"`   // what the token is limited to; default the whole task
 	Purpose  string       `json:"purpose"`
+	Earlier  []testCall   `json:"earlier"`
 	Seen     []string     `json:"seen"`
 	Approved []string     `json:"approved"`
+	Changed  bool         `json:"changed"` // the tool is not defined as it is pinned
+	Ended    string       `json:"ended"`   // reason
 	Time     string       `json:"time"`
 	SourceIP string       `json:"source_ip"`
 }
@@ -124,8 +132,7 @@ func (c testCmd) Run(_ context.Context, t *terminal) error {
 				continue
 			}
 			report.Cases++
-			_, decision, _ := policy.Decide(q)
-			if failed := cases[i].compare(decision); failed != nil {
+			if failed := cases[i].compare(cases[i].decide(d, path{i}, q, config)); failed != nil {
 				failed.File, failed.Line, failed.Name = file, d.root.at(i).line, cases[i].Name
 				report.Failed = append(report.Failed, *failed)
 			}
@@ -253,8 +260,13 @@ func (c *testCase) question(d *document, at path, config *Config) *policy.Questi
 	}
 	c.chain(d, given, config, q)
 	q.Decision = mayfly.NewID("dec", q.Now)
-	q.Call = c.call(d, at.to("when"), config)
-	q.Target = testTarget(config.Targets[q.Call.Target])
+	c.When.ask(d, at.to("when"), q, config)
+	if c.Given.Changed {
+		if q.Call.Kind != "mcp" {
+			d.wrong(given.to("changed"), "only the tools of an MCP server have a definition that can change")
+		}
+		q.Pin = &mayfly.Pin{Target: q.Call.Target, Tool: q.Call.Action, Changed: "another"}
+	}
 	c.expected(d, at.to("then"))
 	if len(d.bad) > before {
 		return nil
@@ -262,10 +274,16 @@ func (c *testCase) question(d *document, at path, config *Config) *policy.Questi
 	return q
 }
 
-func (c *testCase) call(d *document, at path, config *Config) mayfly.Call {
-	g, err := mayfly.ParseGrant(c.When.Call)
+// ask makes c the call that q asks about.
+func (c *testCall) ask(d *document, at path, q *policy.Question, config *Config) {
+	q.Call = c.parse(d, at, config)
+	q.Target = testTarget(config.Targets[q.Call.Target])
+}
+
+func (c *testCall) parse(d *document, at path, config *Config) mayfly.Call {
+	g, err := mayfly.ParseGrant(c.Call)
 	switch {
-	case c.When.Call == "":
+	case c.Call == "":
 		d.wrong(at, "call is missing; write one such as mcp:bank:pay_invoice")
 		return mayfly.Call{}
 	case err != nil:
@@ -360,7 +378,7 @@ func (c *testCase) chain(d *document, at path, config *Config, q *policy.Questio
 			Purpose:   mayfly.Purpose{Text: c.Given.Purpose, By: "agent"},
 			Ancestors: slices.Clone(ancestors), Grants: profile.Grants, Named: profile.Grants,
 			Agent:    mayfly.Evidence{Verified: true},
-			OpenedAt: q.Now, IdleUntil: q.Now.Add(profile.Lifetime.Idle), Deadline: q.Now.Add(profile.Lifetime.Max),
+			OpenedAt: q.Now, Budget: profile.Budget, IdleUntil: q.Now.Add(profile.Lifetime.Idle), Deadline: q.Now.Add(profile.Lifetime.Max),
 		}
 		if i > 0 {
 			t.Parent = ancestors[i-1]
@@ -368,20 +386,29 @@ func (c *testCase) chain(d *document, at path, config *Config, q *policy.Questio
 		ancestors = append(ancestors, t.ID)
 		t.RootTask = ancestors[0]
 		if last && d.root.at(at...).has("grants") {
-			t.Grants = c.grants(d, at, profile)
+			t.Grants = cutGrants(d, at.to("grants"), c.Given.Grants, profile)
 			t.Named = t.Grants
+		}
+		if last && d.root.at(at...).has("token") {
+			q.TokenWhole, q.Token = false, cutGrants(d, at.to("token"), c.Given.Token, profile)
+		}
+		if last && c.Given.Ended != "" {
+			t.ClosedAt, t.Reason = q.Now, mayfly.CloseReason(c.Given.Ended)
+			if !slices.Contains(mayfly.CloseReasons, t.Reason) {
+				d.wrong(at.to("ended"), "%q is not how a task ends; there are completed, revoked, idle, deadline, budget, parent and failed", c.Given.Ended)
+			}
 		}
 		q.Chain = append(q.Chain, policy.Link{Task: t, Profile: profile})
 	}
 }
 
-// grants are what the task was given, as an opening would have cut them.
-func (c *testCase) grants(d *document, at path, p *mayfly.Profile) []mayfly.Grant {
+// cutGrants are what a task was given, as an opening would have cut them.
+func cutGrants(d *document, at path, entries []grantEntry, p *mayfly.Profile) []mayfly.Grant {
 	grants := []mayfly.Grant{}
-	for i, e := range c.Given.Grants {
+	for i, e := range entries {
 		g, err := e.parse()
 		if err != nil {
-			d.wrong(at.to("grants", i), "%v", err)
+			d.wrong(at.to(i), "%v", err)
 			continue
 		}
 		got := []mayfly.Grant{g}
@@ -391,7 +418,7 @@ func (c *testCase) grants(d *document, at path, p *mayfly.Profile) []mayfly.Gran
 			got, err = mayfly.Inherit(g, p.Grants)
 		}
 		if err != nil {
-			d.wrong(at.to("grants", i), "no task under profile %s could have it: %v", p.Name, err)
+			d.wrong(at.to(i), "no task under profile %s could have it: %v", p.Name, err)
 			continue
 		}
 		grants = append(grants, got...)
