@@ -346,3 +346,33 @@ func TestPoliciesAreKeptAndAReaderMovesFromWhereItWas(t *testing.T) {
 		}
 	})
 }
+
+func TestTheAnchorOnlyMovesForwardAndIsMissedOnce(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, db *DB) {
+		move := func(size int64, note string) error {
+			return db.Keep(t.Context(), func(b *Books) { b.MoveAnchor(size, []byte(note), now) })
+		}
+		begin := func(size int64) error { return change(t, db, func(tx *Tx) { tx.BeginUnanchored(size, now) }) }
+		end := func() error { return change(t, db, func(tx *Tx) { tx.EndUnanchored() }) }
+		want := func(size int64, note string, at time.Time) {
+			t.Helper()
+			a, err := db.Anchor(t.Context())
+			if err != nil || a.Size != size || string(a.Note) != note || !a.UnanchoredAt.Equal(at) {
+				t.Errorf("%+v, %v; want %d, %q, %s", a, err, size, note, at)
+			}
+		}
+		want(0, "", time.Time{})
+		wantGuard(t, end(), "anchor")
+		wantGuard(t, begin(0), "")
+		wantGuard(t, begin(0), "anchor")
+		want(0, "", now)
+		wantGuard(t, move(5, "five"), "")
+		want(5, "five", now)
+		wantGuard(t, move(4, "four"), "anchor")
+		wantGuard(t, move(5, "five again"), "")
+		wantGuard(t, end(), "")
+		wantGuard(t, end(), "anchor")
+		wantGuard(t, begin(4), "anchor") // of an anchor that another node has moved on from
+		want(5, "five again", time.Time{})
+	})
+}

@@ -159,8 +159,8 @@ func TestAnOlderStoreIsBroughtUp(t *testing.T) {
 		insert(t, db, task("t"))
 		for _, statement := range []string{
 			`ALTER TABLE task DROP COLUMN named`, `DROP TABLE rate_call`, `DROP TABLE seen`, `DROP TABLE approval`,
-			`DROP TABLE approval_vote`, `DROP TABLE pin`, `DROP TABLE bundle`, `DROP TABLE sink`,
-			`DELETE FROM goose_db_version WHERE version_id = 2`,
+			`DROP TABLE approval_vote`, `DROP TABLE pin`, `DROP TABLE bundle`, `DROP TABLE sink`, `DROP TABLE log_anchor`,
+			`DELETE FROM goose_db_version WHERE version_id >= 2`,
 		} {
 			tamper(t, db, statement)
 		}

@@ -471,3 +471,24 @@ func (db *DB) Head(ctx context.Context) (Head, error) {
 	h.At = fromMicros(at)
 	return h, err
 }
+
+// Anchor is the newest checkpoint that witnesses have cosigned. Before the first
+// it has size 0 and no note.
+type Anchor struct {
+	Size int64
+	Note []byte // the checkpoint with its cosignatures
+	At   time.Time
+	// UnanchoredAt is when it was noted that nothing newer was cosigned for too
+	// long; zero while that is not so.
+	UnanchoredAt time.Time
+}
+
+// Anchor reads the newest cosigned checkpoint.
+func (db *DB) Anchor(ctx context.Context) (Anchor, error) {
+	var a Anchor
+	var at int64
+	var unanchored sql.NullInt64
+	err := db.readRow(ctx, readAnchor, nil, &a.Size, &a.Note, &at, &unanchored)
+	a.At, a.UnanchoredAt = fromMicros(at), maybe(unanchored)
+	return a, err
+}

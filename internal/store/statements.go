@@ -80,6 +80,9 @@ const (
 	appendSpan
 	putTile
 	moveHead
+	moveAnchor
+	beginUnanchored
+	endUnanchored
 	purgeOnce
 	purgeRevoked
 	insertEvent1
@@ -136,6 +139,7 @@ const (
 	readSpans
 	readTile
 	readHead
+	readAnchor
 	statements // their number
 )
 
@@ -326,6 +330,10 @@ var texts = [statements]string{
 	putTile: `INSERT INTO log_tile (level, idx, data) VALUES ($1, $2, $3)
 		ON CONFLICT (level, idx) DO UPDATE SET data = excluded.data`,
 	moveHead: `UPDATE log_head SET size = $1, note = $2, at = $3 WHERE one = 1 AND size = $4`,
+	// The same size again is another set of cosignatures.
+	moveAnchor:      `UPDATE log_anchor SET size = $1, note = $2, at = $3 WHERE one = 1 AND size <= $1`,
+	beginUnanchored: `UPDATE log_anchor SET unanchored_at = $1 WHERE one = 1 AND unanchored_at IS NULL AND size = $2`,
+	endUnanchored:   `UPDATE log_anchor SET unanchored_at = NULL WHERE one = 1 AND unanchored_at IS NOT NULL`,
 	purgeOnce: `DELETE FROM once WHERE key IN
 		(SELECT o.key FROM once o WHERE o.expires_at < $1 ORDER BY o.expires_at LIMIT $2)`,
 	purgeRevoked: `DELETE FROM revoked_token WHERE expires_at < $1`,
@@ -413,6 +421,8 @@ var texts = [statements]string{
 	readSpans: `SELECT start, proc, seq, n FROM log_span WHERE start > $1 ORDER BY start LIMIT $2`,
 	readTile:  `SELECT data FROM log_tile WHERE level = $1 AND idx = $2`,
 	readHead:  `SELECT size, note, at FROM log_head WHERE one = 1`,
+
+	readAnchor: `SELECT size, note, at, unanchored_at FROM log_anchor WHERE one = 1`,
 }
 
 // insertEvents is the insert of n event rows at once.

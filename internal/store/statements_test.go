@@ -110,6 +110,9 @@ func everyWrite(db *DB) []op {
 	b.AppendSpan(0, 1, 1, 1)
 	b.PutTile(0, 0, []byte("x"))
 	b.MoveHead(0, 1, []byte("note"), now)
+	b.MoveAnchor(1, []byte("note"), now)
+	tx.BeginUnanchored(0, now)
+	tx.EndUnanchored()
 	b.PurgeOnce(now)
 	return tx.ops
 }
@@ -178,7 +181,8 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err31 := db.Pins(ctx)
 		_, err32 := db.Sink(ctx, "a")
 		_, err33 := db.DecisionsAfter(ctx, -1, at, 1)
-		for i, err := range []error{err28, err29, err30, err31, err32, err33} {
+		_, err38 := db.Anchor(ctx)
+		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38} {
 			if err != nil {
 				t.Errorf("read %d: %v (%v)", i+28, err, mayfly.AsError(err).Unwrap())
 			}

@@ -326,6 +326,23 @@ func (b *Books) MoveHead(fromSize, toSize int64, note []byte, at time.Time) {
 	b.tx.add(moveHead, "head", toSize, note, micros(at), fromSize)
 }
 
+// MoveAnchor keeps the newest checkpoint that witnesses have cosigned, of a tree
+// of size, and guards, as "anchor", that the one there is not of a larger tree.
+func (b *Books) MoveAnchor(size int64, note []byte, at time.Time) {
+	b.tx.add(moveAnchor, "anchor", size, note, micros(at))
+}
+
+// BeginUnanchored notes that nothing newer than the anchor of size was cosigned
+// for too long and guards, as "anchor", that this is the anchor and that it was
+// not noted before.
+func (tx *Tx) BeginUnanchored(size int64, at time.Time) {
+	tx.add(beginUnanchored, "anchor", micros(at), size)
+}
+
+// EndUnanchored takes BeginUnanchored back and guards, as "anchor", that it was
+// noted.
+func (tx *Tx) EndUnanchored() { tx.add(endUnanchored, "anchor") }
+
 // PurgeOnce drops single-use marks and revoked token ids that expired before
 // before. Keep repeats it in small commits until none is left.
 func (b *Books) PurgeOnce(before time.Time) {
