@@ -45,6 +45,7 @@ type Log struct {
 	note     []byte     // the checkpoint of last
 	followed time.Time  // when another process was last seen to have moved the log
 
+	leads atomic.Bool // this process moved the log last
 	acks  acks
 	alarm atomic.Pointer[mayfly.Error]
 }
@@ -85,6 +86,9 @@ func Open(ctx context.Context, db *store.DB, o Options) (*Log, error) {
 		return nil, err
 	}
 	if err := l.follow(ctx, head); err != nil {
+		return nil, err
+	}
+	if err := l.holds(ctx); err != nil {
 		return nil, err
 	}
 	l.followed = time.Time{} // whoever it was may be gone
@@ -133,6 +137,10 @@ func (l *Log) Origin() string { return l.key.verifier.Name() }
 
 // VKey is the verifier key of c2sp.org/signed-note, one line without its end.
 func (l *Log) VKey() string { return l.key.vkey }
+
+// Leads reports whether this process is the one that moved the log last, as far
+// as it has seen. Of several over one store it is the one to speak for the log.
+func (l *Log) Leads() bool { return l.leads.Load() }
 
 // Err is why nothing may be issued any more, nil while all is well: the log
 // found something altered. It stays until a person has looked and the process
@@ -289,6 +297,7 @@ func (l *Log) Sequence(ctx context.Context) (n int, err error) {
 		return 0, err
 	}
 	failpoint.Here("eventlog.after-head")
+	l.leads.Store(true)
 	l.last, l.note = next, signed
 	l.acks.seen(leaves, at)
 	return len(leaves), nil
@@ -376,6 +385,7 @@ func (l *Log) follow(ctx context.Context, head store.Head) error {
 	}
 	l.acks.seen(leaves, l.now())
 	l.last, l.note, l.followed = next, head.Note, l.now()
+	l.leads.Store(false)
 	return nil
 }
 
@@ -391,12 +401,8 @@ func (l *Log) between(to tlog.Tree, stored *reader) ([]tlog.Hash, error) {
 		return nil, nil
 	}
 	hashes := tlog.TileHashReader(to, stored)
-	proof, err := tlog.ProveTree(to.N, from.N, hashes)
-	if err == nil {
-		err = tlog.CheckTree(proof, to.N, to.Hash, from.N, from.Hash)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the stored tree of %d is not one that the tree of %d grew into: %w", to.N, from.N, err)
+	if err := part(from, to, hashes); err != nil {
+		return nil, err
 	}
 	var leaves []tlog.Hash
 	for at := from.N; at < to.N; {

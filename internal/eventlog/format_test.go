@@ -287,7 +287,7 @@ func TestS81ACheckpointIsReadInOneFormOnly(t *testing.T) {
 		"too long":          {append(bytes.Clone(good), bytes.Repeat([]byte("x"), maxCheckpoint)...), false},
 	} {
 		got, err := k.open(c.signed)
-		size, hash, err2 := VerifyCheckpoint(c.signed, k.vkey)
+		size, hash, err2 := VerifyCheckpoint(c.signed, k.vkey, Quorum{})
 		if (err == nil) != c.ok || (err2 == nil) != c.ok {
 			t.Errorf("%s: %v and %v, want ok: %v", name, err, err2, c.ok)
 		}
@@ -296,7 +296,7 @@ func TestS81ACheckpointIsReadInOneFormOnly(t *testing.T) {
 		}
 	}
 	for _, vkey := range []string{"", "x", "a+b+c", k.vkey[:len(k.vkey)-1], k.vkey + "A"} {
-		if _, _, err := VerifyCheckpoint(good, vkey); err == nil {
+		if _, _, err := VerifyCheckpoint(good, vkey, Quorum{}); err == nil {
 			t.Errorf("verified with the key %q", vkey)
 		}
 	}
@@ -320,7 +320,7 @@ func FuzzBothCheckpointReadersAgree(f *testing.F) {
 		}
 		for _, signed := range texts {
 			a, errA := k.open(signed)
-			size, hash, errB := VerifyCheckpoint(signed, k.vkey)
+			size, hash, errB := VerifyCheckpoint(signed, k.vkey, Quorum{})
 			if (errA == nil) != (errB == nil) {
 				t.Fatalf("%q: one reader says %v, the other %v", signed, errA, errB)
 			}

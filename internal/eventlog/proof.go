@@ -28,21 +28,18 @@ const maxProof = 256 << 10
 // Prove makes the proof that the record at position is in a log: one file
 // (c2sp.org/tlog-proof), with the record's leaf as its extra data, that a third
 // party can check with nothing but the log's verifier key. fetch reads what the
-// log serves: "checkpoint", and tiles as "tile/0/000"; what it reads is checked
-// against the checkpoint, which must verify under vkey. The error is NotFound
-// where the log is not that large yet.
+// log serves: "anchor", "checkpoint", and tiles as "tile/0/000"; what it reads is
+// checked against the checkpoint, which must verify under vkey. That is the
+// anchor, with its cosignatures, where there is one that covers the record. The
+// error is NotFound where the log is not that large yet.
 func Prove(ctx context.Context, vkey string, position int64, fetch func(ctx context.Context, path string) ([]byte, error)) ([]byte, error) {
 	verifier, err := note.NewVerifier(vkey)
 	if err != nil {
 		return nil, mayfly.Errorf(mayfly.Invalid, "the log's verifier key is not one").Because(err)
 	}
-	checkpoint, err := fetch(ctx, "checkpoint")
+	checkpoint, of, err := newest(ctx, key{verifier: verifier}, position, fetch)
 	if err != nil {
 		return nil, err
-	}
-	of, err := key{verifier: verifier}.open(checkpoint)
-	if err != nil {
-		return nil, mayfly.Errorf(mayfly.BadUpstream, "the log's checkpoint does not verify").Because(err)
 	}
 	if position < 0 || position >= of.N {
 		return nil, mayfly.Errorf(mayfly.NotFound, "the log has no record at position %d yet; its checkpoint covers %d", position, of.N)
@@ -71,10 +68,34 @@ func Prove(ctx context.Context, vkey string, position int64, fetch func(ctx cont
 	b.WriteByte('\n')
 	b.Write(checkpoint)
 	// What is handed out has been checked as a third party will check it.
-	if _, err := CheckProof(b.Bytes(), vkey); err != nil {
+	if _, err := CheckProof(b.Bytes(), vkey, Quorum{}); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
+}
+
+// newest is the checkpoint to prove a record under: the anchor if it covers it,
+// else the log's own newest.
+func newest(ctx context.Context, k key, position int64, fetch func(ctx context.Context, path string) ([]byte, error)) ([]byte, tlog.Tree, error) {
+	var checkpoint []byte
+	var of tlog.Tree
+	for _, name := range []string{"anchor", "checkpoint"} {
+		var err error
+		checkpoint, err = fetch(ctx, name)
+		if name == "anchor" && mayfly.KindOf(err) == mayfly.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, tlog.Tree{}, err
+		}
+		if of, err = k.open(checkpoint); err != nil {
+			return nil, tlog.Tree{}, mayfly.Errorf(mayfly.BadUpstream, "the log's %s does not verify", name).Because(err)
+		}
+		if of.N > position {
+			break
+		}
+	}
+	return checkpoint, of, nil
 }
 
 // fetched reads tiles of hashes from where a log serves them.
@@ -124,13 +145,16 @@ type Proof struct {
 	Size     int64  `json:"size"` // of the checkpoint
 	Root     []byte `json:"root"`
 	Leaf     []byte `json:"leaf"` // canonical JSON, as it was hashed into the tree
+	// Witnesses are the names of those of the quorum that cosigned it.
+	Witnesses []string `json:"witnesses,omitempty"`
 }
 
-// CheckProof checks a proof file against a log's verifier key: the checkpoint is
-// signed by it, and the leaf in the file is in the tree that the checkpoint
-// speaks of, at its position. It shares no code with what makes proofs but the
-// hash function. The error, of kind Invalid, says what is wrong.
-func CheckProof(file []byte, vkey string) (Proof, error) {
+// CheckProof checks a proof file against a log's verifier key and a quorum of
+// witnesses: the checkpoint is signed and cosigned by them, and the leaf in the
+// file is in the tree that the checkpoint speaks of, at its position. It shares no
+// code with what makes proofs but the hash function. The error, of kind Invalid,
+// says what is wrong.
+func CheckProof(file []byte, vkey string, q Quorum) (Proof, error) {
 	wrong := func(format string, args ...any) (Proof, error) {
 		return Proof{}, mayfly.Errorf(mayfly.Invalid, "the proof does not hold: "+format, args...)
 	}
@@ -171,6 +195,10 @@ func CheckProof(file []byte, vkey string) (Proof, error) {
 	if err != nil {
 		return wrong("its checkpoint is not one of the log %s: %v", sigs.Name(), err)
 	}
+	by, err := q.Cosigned(checkpoint)
+	if err != nil {
+		return wrong("%v", err)
+	}
 	err = proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(position), c.Size, rfc6962.DefaultHasher.HashLeaf(leaf), path, c.Hash)
 	if mismatch := (proof.RootMismatchError{}); errors.As(err, &mismatch) {
 		return wrong("the record in it is not the one at position %d of %d", position, c.Size)
@@ -178,7 +206,11 @@ func CheckProof(file []byte, vkey string) (Proof, error) {
 	if err != nil {
 		return wrong("%v", err)
 	}
-	return Proof{Origin: sigs.Name(), Position: position, Size: int64(c.Size), Root: c.Hash, Leaf: leaf}, nil
+	p := Proof{Origin: sigs.Name(), Position: position, Size: int64(c.Size), Root: c.Hash, Leaf: leaf}
+	for _, k := range by {
+		p.Witnesses = append(p.Witnesses, k.Name())
+	}
+	return p, nil
 }
 
 // IsProof reports whether a file begins as a proof does.

@@ -55,16 +55,16 @@ func TestAProofHoldsForItsRecordAlone(t *testing.T) {
 			if err != nil {
 				t.Fatalf("position %d of %d: %v", position, size, err)
 			}
-			p, err := CheckProof(file, k.vkey)
+			p, err := CheckProof(file, k.vkey, Quorum{})
 			if err != nil || p.Position != int64(position) || p.Size != int64(size) || string(p.Leaf) != fmt.Sprintf("leaf %d", position) {
 				t.Fatalf("position %d of %d: %+v, %v", position, size, p, err)
 			}
-			if _, err := CheckProof(file, testKey(t, "proofs.example/log").vkey); err == nil {
+			if _, err := CheckProof(file, testKey(t, "proofs.example/log").vkey, Quorum{}); err == nil {
 				t.Error("it holds for another log of this name")
 			}
 			if size > 1 {
 				moved := strings.Replace(string(file), fmt.Sprintf("\nindex %d\n", position), fmt.Sprintf("\nindex %d\n", (position+1)%size), 1)
-				if _, err := CheckProof([]byte(moved), k.vkey); err == nil {
+				if _, err := CheckProof([]byte(moved), k.vkey, Quorum{}); err == nil {
 					t.Errorf("position %d of %d: it holds for the next place too", position, size)
 				}
 			}
@@ -83,7 +83,7 @@ func TestNoAlteredProofHolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	says, err := CheckProof(file, k.vkey)
+	says, err := CheckProof(file, k.vkey, Quorum{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestNoAlteredProofHolds(t *testing.T) {
 			altered := slices.Clone(file)
 			altered[i] ^= bit
 			// The last letter of a signature has bits that are not of it.
-			if p, err := CheckProof(altered, k.vkey); err == nil {
+			if p, err := CheckProof(altered, k.vkey, Quorum{}); err == nil {
 				if !reflect.DeepEqual(p, says) {
 					t.Errorf("byte %d altered: it holds for %+v", i, p)
 				}
@@ -101,7 +101,7 @@ func TestNoAlteredProofHolds(t *testing.T) {
 			}
 		}
 		if i < len(file)-1 {
-			if _, err := CheckProof(file[:i], k.vkey); err == nil {
+			if _, err := CheckProof(file[:i], k.vkey, Quorum{}); err == nil {
 				t.Errorf("cut at %d, it holds", i)
 			}
 		}
@@ -138,7 +138,7 @@ func FuzzProofs(f *testing.F) {
 	f.Add([]byte(proofHeader + "\nextra \nindex 0\n\n"))
 	f.Add([]byte("\n\n"))
 	f.Fuzz(func(t *testing.T, altered []byte) {
-		if p, err := CheckProof(altered, k.vkey); err == nil && string(p.Leaf) != fmt.Sprintf("leaf %d", p.Position) {
+		if p, err := CheckProof(altered, k.vkey, Quorum{}); err == nil && string(p.Leaf) != fmt.Sprintf("leaf %d", p.Position) {
 			t.Errorf("it holds for %+v", p)
 		}
 	})

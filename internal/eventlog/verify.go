@@ -72,18 +72,18 @@ func (r Report) String() string {
 // signed for; and that nothing but a second's worth of records is outside it.
 // A server may go on writing meanwhile.
 //
-// Each of known is a checkpoint of this log that was kept elsewhere: the log
+// Each of kept is a checkpoint of this log that was kept elsewhere: the log
 // must have grown out of it. Without one, a database that was put back as a
 // whole to an earlier time looks right, because it was.
 //
 // What is wrong is in the Report. The error is about what could not be checked;
 // then the Report is not OK.
-func Verify(ctx context.Context, db *store.DB, known ...[]byte) (Report, error) {
+func Verify(ctx context.Context, db *store.DB, kept ...[]byte) (Report, error) {
 	v := &verifier{
-		db: db, known: map[int64][]byte{}, chains: map[int64]chain{}, tiles: map[uint]*growing{},
+		db: db, known: map[int64]known{}, chains: map[int64]chain{}, tiles: map[uint]*growing{},
 		tree: (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0),
 	}
-	err := v.run(ctx, known)
+	err := v.run(ctx, kept)
 	if wrong, ok := err.(*Difference); ok {
 		v.report.Wrong, err = wrong, nil
 	}
@@ -107,14 +107,25 @@ type verifier struct {
 	db     *store.DB
 	report Report
 	sigs   note.Verifier
-	known  map[int64][]byte // root hashes by size, from checkpoints kept elsewhere
-	made   bool             // a record says that the log's key was made
+	known  map[int64]known // by size
+	made   bool            // a record says that the log's key was made
 
 	tree   *compact.Range
 	tiles  map[uint]*growing // by level of tiles
 	stored []byte            // the stored tile that the next leaf is in
 	chains map[int64]chain   // by process
 }
+
+// known is what the log must have grown out of.
+type known struct {
+	root []byte
+	what string // the checkpoint that says so
+}
+
+const (
+	keptElsewhere = "a checkpoint that was kept elsewhere"
+	itsAnchor     = "the anchor, which witnesses have cosigned,"
+)
 
 // chain is how far the records of one process were followed.
 type chain struct {
@@ -131,20 +142,32 @@ type growing struct {
 // rounds bounds how often the walk goes on because the log grew meanwhile.
 const rounds = 100
 
-func (v *verifier) run(ctx context.Context, known [][]byte) error {
+func (v *verifier) run(ctx context.Context, kept [][]byte) error {
 	if err := v.readKey(ctx); err != nil {
 		return err
 	}
-	for i, k := range known {
+	for i, k := range kept {
 		c, err := v.checkpoint(k)
 		if err != nil {
 			return mayfly.Errorf(mayfly.Invalid,
 				"kept checkpoint %d is not one that the log in this store, %s, signed: it is another log's, it was altered, or this log was begun anew with another key", i+1, v.sigs.Name()).Because(err)
 		}
-		if there := v.known[int64(c.Size)]; there != nil && !bytes.Equal(there, c.Hash) {
-			return differs(-1, "two checkpoints of %d records are signed with different roots: the log was forked", c.Size)
+		if err := v.know(c, keptElsewhere); err != nil {
+			return err
 		}
-		v.known[int64(c.Size)] = c.Hash
+	}
+	anchor, err := v.db.Anchor(ctx)
+	if err != nil {
+		return err
+	}
+	if anchor.Note != nil {
+		c, err := v.checkpoint(anchor.Note)
+		if err != nil {
+			return differs(-1, "the stored anchor does not verify: %v", err)
+		}
+		if err := v.know(c, itsAnchor); err != nil {
+			return err
+		}
 	}
 	head, err := v.db.Head(ctx)
 	if err != nil {
@@ -165,6 +188,17 @@ func (v *verifier) run(ctx context.Context, known [][]byte) error {
 		head = again // what was outside may be inside now
 	}
 	return mayfly.Errorf(mayfly.Unavailable, "the log grows faster than it can be verified: stop the server first")
+}
+
+// know takes c as something that the log must have grown out of.
+func (v *verifier) know(c *formats.Checkpoint, what string) error {
+	size := int64(c.Size)
+	if there, ok := v.known[size]; !ok {
+		v.known[size] = known{c.Hash, what}
+	} else if !bytes.Equal(there.root, c.Hash) {
+		return differs(-1, "two checkpoints of %d records are signed with different roots: the log was forked", c.Size)
+	}
+	return nil
 }
 
 // readKey finds the log's verifier key.
@@ -244,9 +278,9 @@ func (v *verifier) grow(ctx context.Context, head store.Head) error {
 			return err
 		}
 	}
-	for size := range v.known {
+	for size, k := range v.known {
 		if size > at {
-			return differs(at, "a checkpoint that was kept elsewhere is of %d records, and there are %d: the end of the log was cut off", size, at)
+			return differs(at, "%s is of %d records, and there are %d: the end of the log was cut off", k.what, size, at)
 		}
 	}
 	return nil
@@ -321,16 +355,16 @@ func (v *verifier) leaf(ctx context.Context, at int64, row store.EventRow) error
 
 // knew compares the tree, at the size of a checkpoint that was kept elsewhere.
 func (v *verifier) knew(size int64) error {
-	want := v.known[size]
-	if want == nil {
+	want, ok := v.known[size]
+	if !ok {
 		return nil
 	}
 	root, err := v.root()
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(root, want) {
-		return differs(-1, "the first %d records make the root %x, and a checkpoint that was kept elsewhere is signed for %x: what it covers was rewritten", size, root, want)
+	if !bytes.Equal(root, want.root) {
+		return differs(-1, "the first %d records make the root %x, and %s is signed for %x: what it covers was rewritten", size, root, want.what, want.root)
 	}
 	return nil
 }
@@ -452,15 +486,18 @@ func (v *verifier) outside(ctx context.Context) error {
 	return nil
 }
 
-// VerifyCheckpoint checks one signed checkpoint against a verifier key, and
-// gives the size and root hash it is signed for.
-func VerifyCheckpoint(signed []byte, vkey string) (size int64, root []byte, err error) {
+// VerifyCheckpoint checks one signed checkpoint against a verifier key and a
+// quorum of witnesses, and gives the size and root hash it is signed for.
+func VerifyCheckpoint(signed []byte, vkey string, q Quorum) (size int64, root []byte, err error) {
 	sigs, err := note.NewVerifier(vkey)
 	if err != nil {
 		return 0, nil, err
 	}
 	c, err := (&verifier{sigs: sigs}).checkpoint(signed)
 	if err != nil {
+		return 0, nil, err
+	}
+	if _, err := q.Cosigned(signed); err != nil {
 		return 0, nil, err
 	}
 	return int64(c.Size), c.Hash, nil
