@@ -35,10 +35,11 @@ var mayImport = map[string][]string{
 	"internal/authority":  {"", "internal/attest", "internal/policy", "internal/token", "internal/store", "internal/eventlog"},
 	"internal/gateway":    {"", "internal/authority"},
 	"internal/signals":    {"", "internal/store", "internal/eventlog"},
+	"internal/witness":    {"", "internal/store", "internal/eventlog"},
 	"internal/server":     {"", "internal/authority", "internal/eventlog", "internal/attest"},
 	"internal/sandbox":    {"", "client"},
 	"cmd/mayfly": {"", "client", "internal/attest", "internal/policy", "internal/token", "internal/store", "internal/eventlog",
-		"internal/authority", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox"},
+		"internal/authority", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "internal/witness"},
 }
 
 // mayNotImport are outside packages that only the named packages of ours may
@@ -51,7 +52,7 @@ var mayNotImport = map[string][]string{
 	"github.com/goccy/go-yaml":            {"cmd/mayfly"},
 	"math/rand":                           {},
 	"github.com/modelcontextprotocol":     {"internal/gateway", "internal/sandbox", "internal/bench"},
-	"net/http":                            {"client", "internal/attest", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "cmd/mayfly", "internal/bench", ""},
+	"net/http":                            {"client", "internal/attest", "internal/gateway", "internal/server", "internal/signals", "internal/witness", "internal/sandbox", "cmd/mayfly", "internal/bench", ""},
 	"encoding/json":                       {"client", "internal/sandbox", "internal/bench", "cmd/mayfly", "internal/mayflytest"},
 	"github.com/go-jose/go-jose/v4":       {"internal/jose", "internal/sandbox", "client"},
 	"github.com/go-json-experiment/json":  {"", "internal/strictjson", "internal/jose", "internal/attest", "internal/authority", "internal/token", "internal/policy", "internal/store", "internal/eventlog", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "client", "cmd/mayfly", "internal/bench"},

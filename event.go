@@ -288,6 +288,23 @@ type Alarm struct {
 	Detail string `json:"detail"`
 }
 
+// LogUnanchored: for too long nothing of the log that is newer than its anchor
+// was cosigned by enough witnesses. Until LogAnchored only this server vouches
+// for it.
+type LogUnanchored struct {
+	Size     int64     `json:"size"`     // records in the log
+	Anchored int64     `json:"anchored"` // how many of them the anchor covers
+	Since    time.Time `json:"since"`    // of the oldest record that it does not
+	// Witnesses is what became of each witness last, by name.
+	Witnesses map[string]string `json:"witnesses,omitempty"`
+}
+
+// LogAnchored: the log is cosigned again.
+type LogAnchored struct {
+	Anchored int64     `json:"anchored"`
+	Since    time.Time `json:"since"` // when it was recorded that it was not
+}
+
 func (ServerStarted) Kind() string        { return "server.started" }
 func (BundleLoaded) Kind() string         { return "bundle.loaded" }
 func (KeyMade) Kind() string              { return "key.made" }
@@ -306,6 +323,8 @@ func (TaskRetired) Kind() string          { return "task.retired" }
 func (RevocationMade) Kind() string       { return "revocation.made" }
 func (RevocationLifted) Kind() string     { return "revocation.lifted" }
 func (Alarm) Kind() string                { return "alarm" }
+func (LogUnanchored) Kind() string        { return "log.unanchored" }
+func (LogAnchored) Kind() string          { return "log.anchored" }
 func (TaskWidened) Kind() string          { return "task.widened" }
 func (ApprovalRequested) Kind() string    { return "approval.requested" }
 func (ApprovalVoted) Kind() string        { return "approval.voted" }
@@ -320,6 +339,8 @@ func (KeyMade) Header() EventHeader              { return EventHeader{} }
 func (KeyCompromised) Header() EventHeader       { return EventHeader{} }
 func (AuthenticationFailed) Header() EventHeader { return EventHeader{} }
 func (Alarm) Header() EventHeader                { return EventHeader{} }
+func (LogUnanchored) Header() EventHeader        { return EventHeader{} }
+func (LogAnchored) Header() EventHeader          { return EventHeader{} }
 func (ToolPinned) Header() EventHeader           { return EventHeader{} }
 func (ToolChanged) Header() EventHeader          { return EventHeader{Term: TermTool} }
 func (PoliciesReplayed) Header() EventHeader     { return EventHeader{} }
