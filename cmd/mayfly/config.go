@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-id/mayfly/internal/policy"
 	"github.com/mayfly-id/mayfly/internal/server"
 	"github.com/mayfly-id/mayfly/internal/strictjson"
+	"github.com/mayfly-id/mayfly/internal/witness"
 )
 
 // Config is the whole configuration, read and checked: mayfly.yaml, the
@@ -42,6 +43,7 @@ type Config struct {
 	Audiences      []string
 	Store          string        // sqlite:///… or postgres://…
 	Limits         server.Limits // of the public listener
+	Witnesses      witness.Policy
 
 	Sources  []attest.Source
 	Clients  []attest.Client
@@ -318,7 +320,7 @@ func cedarProblem(shown, base string, err error) problem {
 
 // notHashed are the keys of mayfly.yaml that say where this process stands, not
 // what it decides.
-var notHashed = []string{"listen", "store", "keys", "tls", "trusted_proxies", "limits", "approvals", "profiles", "policies"}
+var notHashed = []string{"listen", "store", "keys", "tls", "trusted_proxies", "limits", "approvals", "log", "profiles", "policies"}
 
 // hash is the bundle's: SHA-256 over each part's name and SHA-256, by name.
 // Secrets are in it only as the text that names them.

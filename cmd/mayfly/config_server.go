@@ -42,6 +42,7 @@ type serverFile struct {
 	Policies  string          `json:"policies"` // folder
 	Limits    limitsEntry     `json:"limits"`
 	Approvals *approvalsEntry `json:"approvals"`
+	Log       *logEntry       `json:"log"`
 }
 
 type sourceEntry struct {
@@ -111,6 +112,7 @@ func (l *loader) server(d *document, f *serverFile, c *Config) {
 	l.targets(d, f, c)
 	l.webhooks(d, f, c)
 	c.Limits = d.limits(&f.Limits)
+	c.Witnesses = d.witnesses(f)
 }
 
 // issuer checks that s is an origin, exactly as it will stand in tokens.

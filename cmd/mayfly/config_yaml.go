@@ -399,6 +399,8 @@ func (d *document) either(n *node, shapes []reflect.Type, p path) {
 			kind = text
 		case reflect.Slice:
 			kind = array
+		case reflect.Int:
+			kind = number
 		}
 		if n.kind == kind {
 			d.shape(n, t, p)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -89,9 +90,11 @@ func (t *terminal) events(events []client.Event) {
 
 // logVerifyCmd is mayfly log verify.
 type logVerifyCmd struct {
-	Proof      string   `arg:"" optional:"" help:"A proof that mayfly log prove wrote. Default: the whole log in the store that the configuration names."`
-	VKey       string   `name:"vkey" placeholder:"KEY" help:"With a proof: the log's verifier key, as /log/vkey says it, or a file that holds it."`
+	Proof      string   `arg:"" optional:"" help:"A proof that mayfly log prove wrote, or a checkpoint. Default: the whole log in the store that the configuration names."`
+	VKey       string   `name:"vkey" placeholder:"KEY" help:"With a proof or a checkpoint: the log's verifier key, as /log/vkey says it, or a file that holds it."`
 	Checkpoint []string `sep:"none" placeholder:"FILE" help:"A checkpoint that was fetched from /log/checkpoint and kept elsewhere: the log must have grown out of it. Can be given again."`
+	Witness    []string `sep:"none" placeholder:"KEY" help:"The verifier key of a witness, or a file that holds it: the proof, or each checkpoint, must be cosigned. Can be given again."`
+	Quorum     string   `placeholder:"N" help:"How many of the witnesses must have cosigned it: any, all, or a number. Default: all."`
 }
 
 // Help is the long help.
@@ -108,13 +111,52 @@ Only a checkpoint that was kept elsewhere shows that something is missing:
 
 A proof needs neither store nor configuration, only the log's verifier key:
 
-  mayfly log verify payment.tlog-proof --vkey vkey`
+  mayfly log verify payment.tlog-proof --vkey vkey
+
+Where witnesses cosign the log, a proof or a checkpoint (of /log/anchor) can be
+held to that:
+
+  mayfly log verify payment.tlog-proof --vkey vkey --witness a --witness b --quorum any`
+}
+
+// quorum is who must have cosigned.
+func (v logVerifyCmd) quorum() (eventlog.Quorum, error) {
+	if len(v.Witness) == 0 {
+		if v.Quorum != "" {
+			return eventlog.Quorum{}, usageError("--quorum goes with --witness, which says of whom")
+		}
+		return eventlog.Quorum{}, nil
+	}
+	var keys []eventlog.WitnessKey
+	for _, text := range v.Witness {
+		k, err := eventlog.ParseWitnessKey(orFile(text))
+		if err != nil {
+			return eventlog.Quorum{}, err
+		}
+		keys = append(keys, k)
+	}
+	return eventlog.NewQuorum(or(v.Quorum, "all"), keys...)
+}
+
+// orFile is the line in the file of this name, if there is one, else text itself.
+func orFile(text string) string {
+	if line, err := os.ReadFile(text); err == nil {
+		text = string(line)
+	}
+	return strings.TrimSpace(text)
 }
 
 // Run verifies.
 func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
+	quorum, err := v.quorum()
+	if err != nil {
+		return err
+	}
 	if v.Proof != "" {
-		return v.proof(t)
+		return v.file(t, quorum)
+	}
+	if len(v.Witness) > 0 && len(v.Checkpoint) == 0 {
+		return usageError("--witness goes with a proof, or with --checkpoint: that is what must be cosigned")
 	}
 	if v.VKey != "" {
 		return usageError("--vkey goes with a proof; the log in a store is checked against the key in it")
@@ -127,6 +169,9 @@ func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	for i, name := range v.Checkpoint {
 		if known[i], err = os.ReadFile(name); err != nil {
 			return err
+		}
+		if _, err := quorum.Cosigned(known[i]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	report, err := verifyStore(ctx, c.Store, c.Seal(), known...)
@@ -148,8 +193,8 @@ func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
-// proof checks a proof file.
-func (v logVerifyCmd) proof(t *terminal) error {
+// file checks a proof, or a checkpoint.
+func (v logVerifyCmd) file(t *terminal, quorum eventlog.Quorum) error {
 	if v.VKey == "" {
 		return usageError("say whose log it is with --vkey: the line that the log serves at /log/vkey, or a file that holds it")
 	}
@@ -160,11 +205,20 @@ func (v logVerifyCmd) proof(t *terminal) error {
 	if err != nil {
 		return err
 	}
-	vkey := v.VKey
-	if text, err := os.ReadFile(vkey); err == nil {
-		vkey = string(text)
+	vkey := orFile(v.VKey)
+	if !eventlog.IsProof(file) && bytes.Contains(file, []byte("\n\n— ")) {
+		c, err := eventlog.VerifyCheckpoint(file, vkey, quorum)
+		if err != nil {
+			return err
+		}
+		if t.JSON {
+			t.print(c)
+			return nil
+		}
+		fmt.Fprintf(t.Stdout, "ok: the checkpoint of %d records of %s%s\n", c.Size, clean(c.Origin), cosigned(c.Witnesses))
+		return nil
 	}
-	p, err := eventlog.CheckProof(file, strings.TrimSpace(vkey))
+	p, err := eventlog.CheckProof(file, vkey, quorum)
 	if err != nil {
 		return err
 	}
@@ -175,8 +229,17 @@ func (v logVerifyCmd) proof(t *terminal) error {
 		}{p, p.Leaf})
 		return nil
 	}
-	fmt.Fprintf(t.Stdout, "ok: the record at position %d of %s, under the checkpoint of %d records\n%s\n", p.Position, clean(p.Origin), p.Size, clean(string(p.Leaf)))
+	fmt.Fprintf(t.Stdout, "ok: the record at position %d of %s, under the checkpoint of %d records%s\n%s\n",
+		p.Position, clean(p.Origin), p.Size, cosigned(p.Witnesses), clean(string(p.Leaf)))
 	return nil
+}
+
+// cosigned says by whom, if by anybody.
+func cosigned(by []string) string {
+	if len(by) == 0 {
+		return ""
+	}
+	return ", cosigned by " + clean(strings.Join(by, ", "))
 }
 
 // logProveCmd is mayfly log prove.
@@ -190,7 +253,8 @@ func (logProveCmd) Help() string {
 	return `Writes one file that proves a record to somebody who has only the log's verifier
 key: the record's leaf, its place in the tree, and a signed checkpoint
 (c2sp.org/tlog-proof). The leaf names people by pseudonyms and holds no arguments.
-Of a decision, the record of the decision itself is proven.
+Of a decision, the record of the decision itself is proven. Where witnesses have
+cosigned a checkpoint that covers the record, it is that one.
 
   mayfly log prove dec_06e8…
   mayfly log verify dec_06e8….tlog-proof --vkey vkey`

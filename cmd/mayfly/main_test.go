@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/mayfly-id/mayfly/client"
+	"github.com/mayfly-id/mayfly/internal/mayflytest/cosigner"
 	"github.com/mayfly-id/mayfly/internal/sandbox"
 )
 
@@ -37,6 +38,8 @@ func TestScenarios(t *testing.T) {
 			"ready":      serverReady,
 			"appears":    appears,
 			"checkpoint": fetchCheckpoint,
+			"witnesses":  startWitnesses,
+			"anchored":   fetchAnchor,
 			"sql":        alterDatabase,
 			"flip":       flipBit,
 			"world":      startWorld,
@@ -185,6 +188,49 @@ func fetchCheckpoint(ts *testscript.TestScript, neg bool, args []string) {
 	signed, err := c.Checkpoint(context.Background())
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(signed), 0o644))
+}
+
+// startWitnesses starts witnesses of the log whose key is in a file, until the
+// script ends, keeps their keys in files of their names, and writes them into a
+// configuration: witnesses CONFIG VKEY QUORUM NAME…
+func startWitnesses(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: witnesses CONFIG VKEY QUORUM NAME…")
+	}
+	vkey := strings.TrimSpace(ts.ReadFile(args[1]))
+	origin, _, _ := strings.Cut(vkey, "+")
+	text := ts.ReadFile(args[0]) + "log:\n  quorum: " + args[2] + "\n  witnesses:\n"
+	for i, name := range args[3:] {
+		w := cosigner.New(name+".example/w", byte(i+1), origin)
+		ts.Defer(w.Close)
+		w.Trust(vkey)
+		text += fmt.Sprintf("    - {name: %s, url: %q, vkey: %q}\n", name, w.URL, w.VKey())
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(w.VKey()+"\n"), 0o644))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
+}
+
+// fetchAnchor waits for a checkpoint that witnesses have cosigned, of all there is
+// in the log now, and keeps it in a file: anchored FILE.
+func fetchAnchor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: anchored FILE")
+	}
+	c := operator(ts)
+	defer c.Close()
+	newest, err := c.Checkpoint(context.Background())
+	ts.Check(err)
+	sizeOf := func(checkpoint string) (n int) {
+		_, err := fmt.Sscanf(checkpoint, "%s\n%d\n", new(string), &n)
+		ts.Check(err)
+		return n
+	}
+	var signed []byte
+	until(ts, "the log is anchored", func() bool {
+		signed, err = c.LogFile(context.Background(), "anchor")
+		return err == nil && sizeOf(string(signed)) >= sizeOf(newest)
+	})
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), signed, 0o644))
 }
 
 // alterDatabase does to a SQLite file what who has the file can, and fails if

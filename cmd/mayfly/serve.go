@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"github.com/mayfly-id/mayfly/internal/server"
 	"github.com/mayfly-id/mayfly/internal/signals"
 	"github.com/mayfly-id/mayfly/internal/store"
+	"github.com/mayfly-id/mayfly/internal/witness"
 )
 
 // tune sets the runtime for what a server does, unless the environment says
@@ -97,6 +99,8 @@ type instance struct {
 	authority *authority.Authority
 	gateway   *gateway.Gateway
 	webhooks  *signals.Webhooks
+	witnesses atomic.Pointer[witness.Policy] // of the configuration in force
+	anchoring *witness.Client
 	public    net.Listener
 	admin     net.Listener
 	apis      []*server.Server
@@ -134,6 +138,10 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		return n, err
 	}
 	n.gateway = gateway.New(n.authority, gateway.Options{Logger: logger, SessionKey: n.db.Key("mcp session")})
+	n.witnesses.Store(&c.Witnesses)
+	n.anchoring = witness.New(witness.Options{
+		DB: n.db, Log: n.log, Policy: func() witness.Policy { return *n.witnesses.Load() }, Logger: logger,
+	})
 	n.webhooks = signals.New(signals.Options{DB: n.db, Hooks: n.hooks, Issuer: c.Issuer, Logger: logger})
 
 	options := server.Options{
@@ -233,6 +241,7 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	var loops errgroup.Group
 	loops.Go(func() error { return n.authority.Run(work) })
 	loops.Go(func() error { return n.webhooks.Run(work) })
+	loops.Go(func() error { return n.anchoring.Run(work) })
 	loops.Go(func() error { n.watchConfig(work); return nil })
 	// The log runs on until the last record is written, and then takes it in.
 	logging, stopLog := context.WithCancel(context.WithoutCancel(ctx))
@@ -277,19 +286,22 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	return errors.Join(err, log.Wait(), n.lastCheckpoint(), n.close())
 }
 
-// lastCheckpoint takes the last records into the log. What it cannot, the next
-// start does.
+// lastCheckpoint takes the last records into the log, and has it cosigned. What it
+// cannot, the next start does.
 func (n *instance) lastCheckpoint() error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	for {
 		took, err := n.log.Sequence(ctx)
-		if err != nil || took == 0 {
-			if err != nil {
-				n.logger.Warn("the last records wait for the next start to be in the log", "error", err)
-			}
-			return nil
+		if err == nil && took > 0 {
+			continue
 		}
+		if err != nil {
+			n.logger.Warn("the last records wait for the next start to be in the log", "error", err)
+		} else if err := n.anchoring.Submit(ctx); err != nil {
+			n.logger.Warn("the last records wait for the next start to be cosigned", "error", err)
+		}
+		return nil
 	}
 }
 
@@ -361,6 +373,7 @@ func (n *instance) reload(ctx context.Context) error {
 	}
 	n.sources.Close()
 	n.config, n.sources = next, sources
+	n.witnesses.Store(&next.Witnesses)
 	n.logger.Info("the configuration is in force", "bundle", next.Hash)
 	return nil
 }

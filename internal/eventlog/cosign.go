@@ -173,13 +173,16 @@ func (q Quorum) Cosigned(checkpoint []byte) ([]WitnessKey, error) {
 	}
 	have := "none of them has"
 	if len(by) > 0 {
-		names := make([]string, len(by))
-		for i, k := range by {
-			names[i] = k.name
-		}
-		have = "only " + strings.Join(names, ", ") + " has"
+		have = "only " + strings.Join(namesOf(by), ", ") + " has"
 	}
 	return by, mayfly.Errorf(mayfly.Invalid, "the checkpoint needs the cosignatures of %d of %d witnesses, and %s cosigned it", q.Need, len(q.Keys), have)
+}
+
+func namesOf(keys []WitnessKey) (names []string) {
+	for _, k := range keys {
+		names = append(names, k.name)
+	}
+	return names
 }
 
 // openNote reads a note. What is not signed by any of keys is no error here.

@@ -186,13 +186,13 @@ func TestAQuorumIsMetByEnoughOfItsWitnesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if size, _, err := VerifyCheckpoint(cosigned(a), k.vkey, q); err != nil || size != 7 {
-		t.Errorf("%d, %v", size, err)
+	if c, err := VerifyCheckpoint(cosigned(a), k.vkey, q); err != nil || c.Size != 7 || !slices.Equal(c.Witnesses, []string{a.name}) {
+		t.Errorf("%+v, %v", c, err)
 	}
-	if _, _, err := VerifyCheckpoint(cosigned(b), k.vkey, q); err == nil {
+	if _, err := VerifyCheckpoint(cosigned(b), k.vkey, q); err == nil {
 		t.Error("a checkpoint that its witness has not cosigned is taken")
 	}
-	if _, _, err := VerifyCheckpoint([]byte(text+"\n"+a.line(text, 1)), k.vkey, q); err == nil {
+	if _, err := VerifyCheckpoint([]byte(text+"\n"+a.line(text, 1)), k.vkey, q); err == nil {
 		t.Error("a checkpoint that the log has not signed is taken")
 	}
 }

@@ -287,16 +287,16 @@ func TestS81ACheckpointIsReadInOneFormOnly(t *testing.T) {
 		"too long":          {append(bytes.Clone(good), bytes.Repeat([]byte("x"), maxCheckpoint)...), false},
 	} {
 		got, err := k.open(c.signed)
-		size, hash, err2 := VerifyCheckpoint(c.signed, k.vkey, Quorum{})
+		checked, err2 := VerifyCheckpoint(c.signed, k.vkey, Quorum{})
 		if (err == nil) != c.ok || (err2 == nil) != c.ok {
 			t.Errorf("%s: %v and %v, want ok: %v", name, err, err2, c.ok)
 		}
-		if c.ok && (got != of.Tree || size != 300 || !bytes.Equal(hash, of.Hash[:])) {
-			t.Errorf("%s: %v and %d %x, want %v", name, got, size, hash, of.Tree)
+		if c.ok && (got != of.Tree || checked.Size != 300 || !bytes.Equal(checked.Root, of.Hash[:])) {
+			t.Errorf("%s: %v and %+v, want %v", name, got, checked, of.Tree)
 		}
 	}
 	for _, vkey := range []string{"", "x", "a+b+c", k.vkey[:len(k.vkey)-1], k.vkey + "A"} {
-		if _, _, err := VerifyCheckpoint(good, vkey, Quorum{}); err == nil {
+		if _, err := VerifyCheckpoint(good, vkey, Quorum{}); err == nil {
 			t.Errorf("verified with the key %q", vkey)
 		}
 	}
@@ -320,12 +320,12 @@ func FuzzBothCheckpointReadersAgree(f *testing.F) {
 		}
 		for _, signed := range texts {
 			a, errA := k.open(signed)
-			size, hash, errB := VerifyCheckpoint(signed, k.vkey, Quorum{})
+			b, errB := VerifyCheckpoint(signed, k.vkey, Quorum{})
 			if (errA == nil) != (errB == nil) {
 				t.Fatalf("%q: one reader says %v, the other %v", signed, errA, errB)
 			}
-			if errA == nil && (a.N != size || !bytes.Equal(a.Hash[:], hash)) {
-				t.Fatalf("%q: read as %v and as %d %x", signed, a, size, hash)
+			if errA == nil && (a.N != b.Size || !bytes.Equal(a.Hash[:], b.Root)) {
+				t.Fatalf("%q: read as %v and as %+v", signed, a, b)
 			}
 		}
 	})

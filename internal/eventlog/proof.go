@@ -206,11 +206,7 @@ func CheckProof(file []byte, vkey string, q Quorum) (Proof, error) {
 	if err != nil {
 		return wrong("%v", err)
 	}
-	p := Proof{Origin: sigs.Name(), Position: position, Size: int64(c.Size), Root: c.Hash, Leaf: leaf}
-	for _, k := range by {
-		p.Witnesses = append(p.Witnesses, k.Name())
-	}
-	return p, nil
+	return Proof{Origin: sigs.Name(), Position: position, Size: int64(c.Size), Root: c.Hash, Leaf: leaf, Witnesses: namesOf(by)}, nil
 }
 
 // IsProof reports whether a file begins as a proof does.

@@ -486,19 +486,29 @@ func (v *verifier) outside(ctx context.Context) error {
 	return nil
 }
 
-// VerifyCheckpoint checks one signed checkpoint against a verifier key and a
-// quorum of witnesses, and gives the size and root hash it is signed for.
-func VerifyCheckpoint(signed []byte, vkey string, q Quorum) (size int64, root []byte, err error) {
+// Checked is what a checkpoint says, once it was checked.
+type Checked struct {
+	Origin string `json:"origin"`
+	Size   int64  `json:"size"`
+	Root   []byte `json:"root"`
+	// Witnesses are the names of those of the quorum that cosigned it.
+	Witnesses []string `json:"witnesses,omitempty"`
+}
+
+// VerifyCheckpoint checks one signed checkpoint against a log's verifier key and a
+// quorum of witnesses. The error, of kind Invalid, says what is wrong.
+func VerifyCheckpoint(signed []byte, vkey string, q Quorum) (Checked, error) {
 	sigs, err := note.NewVerifier(vkey)
 	if err != nil {
-		return 0, nil, err
+		return Checked{}, mayfly.Errorf(mayfly.Invalid, "%q is not a verifier key of a log", vkey)
 	}
 	c, err := (&verifier{sigs: sigs}).checkpoint(signed)
 	if err != nil {
-		return 0, nil, err
+		return Checked{}, mayfly.Errorf(mayfly.Invalid, "the checkpoint is not one of the log %s: %v", sigs.Name(), err)
 	}
-	if _, err := q.Cosigned(signed); err != nil {
-		return 0, nil, err
+	by, err := q.Cosigned(signed)
+	if err != nil {
+		return Checked{}, err
 	}
-	return int64(c.Size), c.Hash, nil
+	return Checked{Origin: sigs.Name(), Size: int64(c.Size), Root: c.Hash, Witnesses: namesOf(by)}, nil
 }

@@ -20,6 +20,18 @@ func checkpoint(c *call) error {
 	return nil
 }
 
+// anchor answers with the newest checkpoint that witnesses have cosigned (C2SP
+// tlog-cosignature).
+func anchor(c *call) error {
+	note, err := c.s.a.Log().Anchor(c.ctx())
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Cache-Control", cacheMoving)
+	c.writeBytes(c.route.status, typeText, note)
+	return nil
+}
+
 // logKey answers with the key that verifies checkpoints, one line.
 func logKey(c *call) error {
 	c.w.Header().Set("Cache-Control", publicMaxAge)

@@ -115,6 +115,7 @@ func routes() []route {
 		{method: "GET", pattern: "/v1/trace/{id}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).trace)},
 		{method: "GET", pattern: "/v1/events", surface: api, query: []string{"after", "limit"}, answer: typeJSON, status: 200, stream: true, handle: events},
 		{method: "GET", pattern: "/log/checkpoint", answer: typeText, status: 200, handle: checkpoint},
+		{method: "GET", pattern: "/log/anchor", answer: typeText, status: 200, handle: anchor},
 		{method: "GET", pattern: "/log/vkey", answer: typeText, status: 200, handle: logKey},
 		{method: "GET", pattern: "/log/tile/entries/{path...}", surface: api, answer: typeBytes, status: 200, handle: entries},
 		{method: "GET", pattern: "/log/tile/{path...}", answer: typeBytes, status: 200, handle: tile},

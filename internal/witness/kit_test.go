@@ -1,182 +1,50 @@
 package witness
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/transparency-dev/merkle/proof"
-	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/eventlog"
+	"github.com/mayfly-id/mayfly/internal/mayflytest/cosigner"
 	"github.com/mayfly-id/mayfly/internal/mayflytest/pgtest"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
 const origin = "auth.example.test/log"
 
-// peer is a witness, written from c2sp.org/tlog-witness and nothing of ours.
-type peer struct {
-	name    string
-	private ed25519.PrivateKey
-	url     string
-
-	mu    sync.Mutex
-	vkey  string // of the one log it knows
-	size  uint64 // that it last cosigned
-	root  []byte
-	now   uint64 // the time of its next cosignature
-	asked []string
-	// instead, if it is set, answers some requests; it says which.
-	instead func(w http.ResponseWriter, r *http.Request, body string) bool
-}
+// peer is a witness that is not ours, and its own words.
+type peer struct{ *cosigner.Witness }
 
 // newPeer is a witness that knows no log yet.
-func newPeer(t testing.TB, name string, seed byte) *peer {
-	p := &peer{name: name, private: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize)), now: 1700000000}
-	s := httptest.NewServer(p)
-	t.Cleanup(s.Close)
-	p.url = s.URL
-	return p
-}
-
-func (p *peer) id(kind byte) []byte {
-	sum := sha256.Sum256(append([]byte(p.name+"\n"+string(rune(kind))), p.private.Public().(ed25519.PublicKey)...))
-	return sum[:4]
+func newPeer(t testing.TB, name string, seed byte) peer {
+	w := cosigner.New(name, seed, origin)
+	t.Cleanup(w.Close)
+	return peer{w}
 }
 
 // of is p as a configuration names it.
-func (p *peer) of(t testing.TB) Witness {
+func (p peer) of(t testing.TB) Witness {
 	t.Helper()
-	data := append([]byte{4}, p.private.Public().(ed25519.PublicKey)...)
-	k, err := eventlog.ParseWitnessKey(fmt.Sprintf("%s+%x+%s", p.name, p.id(4), base64.StdEncoding.EncodeToString(data)))
+	k, err := eventlog.ParseWitnessKey(p.VKey())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Witness{Name: p.name, URL: p.url + "/", Key: k}
-}
-
-// line is p's cosignature of the text of a checkpoint.
-func (p *peer) line(text string, at uint64) string {
-	signature := ed25519.Sign(p.private, fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", at, text))
-	data := append(binary.BigEndian.AppendUint64(p.id(4), at), signature...)
-	return "— " + p.name + " " + base64.StdEncoding.EncodeToString(data) + "\n"
-}
-
-// ServeHTTP is the protocol.
-func (p *peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 10<<10))
-	if err != nil {
-		http.Error(w, "too long", http.StatusRequestEntityTooLarge)
-		return
-	}
-	body := string(data)
-	p.mu.Lock()
-	instead := p.instead
-	p.asked = append(p.asked, body)
-	p.mu.Unlock()
-	if instead != nil && instead(w, r, body) { // it may take its time
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r.Method != http.MethodPost || r.URL.Path != "/add-checkpoint" {
-		http.NotFound(w, r)
-		return
-	}
-	status, answer := p.add(body)
-	if status == http.StatusConflict {
-		w.Header().Set("Content-Type", "text/x.tlog.size")
-	}
-	w.WriteHeader(status)
-	io.WriteString(w, answer)
-}
-
-func (p *peer) add(body string) (status int, answer string) {
-	head, checkpoint, ok := strings.Cut(body, "\n\n")
-	lines := strings.Split(head, "\n")
-	digits, isOld := strings.CutPrefix(lines[0], "old ")
-	old, err := strconv.ParseUint(digits, 10, 63)
-	if !ok || !isOld || err != nil || strconv.FormatUint(old, 10) != digits || len(lines) > 1+63 {
-		return 400, "bad syntax\n"
-	}
-	var path [][]byte
-	for _, l := range lines[1:] {
-		h, err := base64.StdEncoding.Strict().DecodeString(l)
-		if err != nil || len(h) != 32 {
-			return 400, "bad proof line\n"
-		}
-		path = append(path, h)
-	}
-	if !strings.HasPrefix(checkpoint, origin+"\n") || p.vkey == "" {
-		return 404, "unknown log\n"
-	}
-	verifier, err := note.NewVerifier(p.vkey)
-	if err != nil {
-		return 500, err.Error()
-	}
-	n, err := note.Open([]byte(checkpoint), note.VerifierList(verifier))
-	if err != nil {
-		return 403, "no signature\n"
-	}
-	part := strings.Split(n.Text, "\n")
-	size, err1 := strconv.ParseUint(part[1], 10, 63)
-	root, err2 := base64.StdEncoding.DecodeString(part[2])
-	switch {
-	case err1 != nil || err2 != nil || old > size:
-		return 400, "bad checkpoint\n"
-	case old != p.size:
-		return 409, fmt.Sprintf("%d\n", p.size)
-	case old == size && !bytes.Equal(root, p.root):
-		return 409, fmt.Sprintf("%d\n", p.size)
-	case old == 0 && len(path) > 0:
-		return 422, "a proof from nothing\n"
-	case old > 0 && proof.VerifyConsistency(rfc6962.DefaultHasher, old, size, path, p.root, root) != nil:
-		return 422, "bad proof\n"
-	}
-	p.size, p.root = size, root
-	p.now++
-	return 200, p.line(n.Text, p.now)
-}
-
-// requests is how often p was asked since it was last called.
-func (p *peer) requests() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	asked := p.asked
-	p.asked = nil
-	return asked
-}
-
-func (p *peer) set(do func(p *peer)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	do(p)
-}
-
-// answers makes p answer so until further notice.
-func (p *peer) answers(f func(w http.ResponseWriter, r *http.Request, body string) bool) {
-	p.set(func(p *peer) { p.instead = f })
+	return Witness{Name: p.Name, URL: p.URL + "/", Key: k}
 }
 
 // down is a witness that cannot say anything useful.

@@ -87,8 +87,10 @@ func New(o Options) *Client {
 }
 
 const (
-	// every is how often a checkpoint is submitted, at most.
-	every = 10 * time.Second
+	// lookEvery is how often it is looked whether there is a new checkpoint, and
+	// every is how often one is submitted, at most.
+	lookEvery = time.Second
+	every     = 10 * time.Second
 	// within is how long a witness may take, both attempts together.
 	within = 10 * time.Second
 	// takeOver is how long a record may wait before a process submits that does
@@ -110,12 +112,15 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		}
-		err := c.Submit(ctx)
+		asked, err := c.advance(ctx)
 		if err != nil && ctx.Err() == nil && !failing { // say it once, not every time
 			c.o.Logger.Warn("anchoring the log fails and is tried again", "error", err, "cause", errors.Unwrap(err))
 		}
-		failing = err != nil
-		timer.Reset(every)
+		if failing = err != nil; failing || asked {
+			timer.Reset(every)
+		} else {
+			timer.Reset(lookEvery)
+		}
 	}
 }
 
@@ -125,37 +130,51 @@ func (c *Client) Run(ctx context.Context) error {
 // or ends the alarm that the log is not anchored. The error is one of the store;
 // what is wrong with a witness is told to the operator.
 func (c *Client) Submit(ctx context.Context) error {
+	_, err := c.advance(ctx)
+	return err
+}
+
+// advance is Submit, and says whether anybody was asked.
+func (c *Client) advance(ctx context.Context) (asked bool, err error) {
 	c.step.Lock()
 	defer c.step.Unlock()
 	p := c.o.Policy()
 	if len(p.Witnesses) == 0 || c.o.Log.Err() != nil {
-		return nil
+		return false, nil
 	}
 	// The anchor is read before the head, so the head is never behind it.
 	anchor, err := c.o.DB.Anchor(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	head, err := c.o.DB.Head(ctx)
 	if err != nil || head.Note == nil {
-		return err
+		return false, err
 	}
-	since, err := c.waits(ctx, anchor)
-	if err != nil {
-		return err
-	}
-	_, unmet := p.Quorum().Cosigned(anchor.Note)
-	due := anchor.Note == nil || anchor.Size < head.Size || unmet != nil
-	mine := c.o.Log.Leads() || !since.IsZero() && c.o.Now().Sub(since) >= takeOver
-	if due && mine {
-		if err := c.gather(ctx, p, anchor, head); err != nil {
-			return err
+	if _, unmet := p.Quorum().Cosigned(anchor.Note); unmet != nil || anchor.Size < head.Size {
+		if asked, err = c.mine(ctx, anchor); err != nil {
+			return false, err
 		}
 	}
-	if due && mine || !anchor.UnanchoredAt.IsZero() {
-		return c.watch(ctx, p)
+	if asked {
+		if err := c.gather(ctx, p, anchor, head); err != nil {
+			return true, err
+		}
 	}
-	return nil
+	if asked || !anchor.UnanchoredAt.IsZero() {
+		return asked, c.watch(ctx, p)
+	}
+	return asked, nil
+}
+
+// mine reports whether this process is the one to speak for the log: it leads, or
+// whoever does has let a record wait for long.
+func (c *Client) mine(ctx context.Context, anchor store.Anchor) (bool, error) {
+	if c.o.Log.Leads() {
+		return true, nil
+	}
+	since, err := c.waits(ctx, anchor)
+	return err == nil && !since.IsZero() && c.o.Now().Sub(since) >= takeOver, err
 }
 
 // waits is the time of the oldest record that the anchor does not cover, zero if

@@ -20,21 +20,21 @@ import (
 )
 
 // among makes a policy of peers that know the log of n, which is started with it.
-func among(t testing.TB, dsn string, c *clock, need int, peers ...*peer) (*node, Policy) {
+func among(t testing.TB, dsn string, c *clock, need int, peers ...peer) (*node, Policy) {
 	p := Policy{Need: need}
 	for _, w := range peers {
 		p.Witnesses = append(p.Witnesses, w.of(t))
 	}
 	n := start(t, dsn, c, p)
 	for _, w := range peers {
-		w.set(func(w *peer) { w.vkey = n.log.VKey() })
+		w.Trust(n.log.VKey())
 	}
 	return n, p
 }
 
 func newClock() *clock { return &clock{at: time.Now()} }
 
-func three(t testing.TB) (a, b, c *peer) {
+func three(t testing.TB) (a, b, c peer) {
 	return newPeer(t, "a.example/w", 1), newPeer(t, "b.example/w", 2), newPeer(t, "c.example/w", 3)
 }
 
@@ -46,7 +46,7 @@ func (n *node) isAnchored(p Policy, by int) {
 	if err != nil || len(keys) != by || anchor.Size != head.Size || !strings.HasPrefix(string(anchor.Note), string(head.Note)) {
 		n.Fatalf("the anchor is of %d records, cosigned by %d (%v); want %d, %d", anchor.Size, len(keys), err, head.Size, by)
 	}
-	if size, _, err := eventlog.VerifyCheckpoint(anchor.Note, n.log.VKey(), p.Quorum()); err != nil || size != head.Size {
+	if c, err := eventlog.VerifyCheckpoint(anchor.Note, n.log.VKey(), p.Quorum()); err != nil || c.Size != head.Size {
 		n.Fatalf("the anchor does not verify: %v", err)
 	}
 }
@@ -59,9 +59,9 @@ func TestANewCheckpointIsCosignedAndBecomesTheAnchor(t *testing.T) {
 			n.submit()
 			n.isAnchored(p, 3)
 		}
-		for _, w := range []*peer{a, b, c} {
-			if asked := w.requests(); len(asked) != 1 || !strings.HasPrefix(asked[0], "old 0\n\n"+origin+"\n") {
-				t.Errorf("%s was asked %q", w.name, asked)
+		for _, w := range []peer{a, b, c} {
+			if asked := w.Requests(); len(asked) != 1 || !strings.HasPrefix(asked[0], "old 0\n\n"+origin+"\n") {
+				t.Errorf("%s was asked %q", w.Name, asked)
 			}
 		}
 		// It grows past the end of a tile, and each is asked from what it has.
@@ -70,20 +70,20 @@ func TestANewCheckpointIsCosignedAndBecomesTheAnchor(t *testing.T) {
 			n.record(more)
 			n.submit()
 			n.isAnchored(p, 3)
-			if asked := b.requests(); len(asked) != 1 || !strings.HasPrefix(asked[0], fmt.Sprintf("old %d\n", before)) {
+			if asked := b.Requests(); len(asked) != 1 || !strings.HasPrefix(asked[0], fmt.Sprintf("old %d\n", before)) {
 				t.Errorf("from %d: asked %q", before, asked)
 			}
 		}
 		// Another life of the process begins from the anchor.
 		n.stop()
-		a.requests()
+		a.Requests()
 		before := n.clock
 		n, p = among(t, dsn, before, 3, a, b, c)
 		n.record(1)
 		size := n.anchor().Size
 		n.submit()
 		n.isAnchored(p, 3)
-		if asked := a.requests(); len(asked) != 1 || !strings.HasPrefix(asked[0], fmt.Sprintf("old %d\n", size)) {
+		if asked := a.Requests(); len(asked) != 1 || !strings.HasPrefix(asked[0], fmt.Sprintf("old %d\n", size)) {
 			t.Errorf("after a restart: asked %q", asked)
 		}
 		if errs := n.said.at(slog.LevelError); len(errs) > 0 {
@@ -96,29 +96,29 @@ func TestTheAnchorMovesWhenTheQuorumIsMet(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, dsn string) {
 		a, b, c := three(t)
 		n, p := among(t, dsn, newClock(), 2, a, b, c)
-		b.answers(down)
-		c.answers(down)
+		b.Answer(down)
+		c.Answer(down)
 		n.submit()
 		if got := n.anchor(); got.Note != nil {
 			t.Errorf("one of two is a quorum: %s", got.Note)
 		}
-		a.requests()
-		c.answers(nil)
+		a.Requests()
+		c.Answer(nil)
 		n.submit() // who has cosigned this checkpoint is not asked again
 		n.isAnchored(p, 2)
-		if asked := a.requests(); len(asked) != 0 {
+		if asked := a.Requests(); len(asked) != 0 {
 			t.Errorf("asked again: %q", asked)
 		}
 		// One that was away for long catches up by itself.
 		n.record(10)
 		n.submit()
 		n.isAnchored(p, 2)
-		b.answers(nil)
-		b.requests()
+		b.Answer(nil)
+		b.Requests()
 		n.record(1)
 		n.submit()
 		n.isAnchored(p, 3)
-		if asked := b.requests(); len(asked) != 1 || !strings.HasPrefix(asked[0], "old 0\n\n") {
+		if asked := b.Requests(); len(asked) != 1 || !strings.HasPrefix(asked[0], "old 0\n\n") {
 			t.Errorf("one that never cosigned was asked %q", asked)
 		}
 	})
@@ -129,7 +129,7 @@ func TestTheAnchorMovesWhenTheQuorumIsMet(t *testing.T) {
 func TestAnotherPolicyIsMetAnew(t *testing.T) {
 	a, b, _ := three(t)
 	n, p := among(t, "sqlite://"+t.TempDir()+"/mayfly.db", newClock(), 1, a)
-	b.set(func(w *peer) { w.vkey = n.log.VKey() })
+	b.Trust(n.log.VKey())
 	n.submit()
 	n.isAnchored(p, 1)
 	both := Policy{Witnesses: append(p.Witnesses, b.of(t)), Need: 2}
@@ -138,9 +138,9 @@ func TestAnotherPolicyIsMetAnew(t *testing.T) {
 	n.isAnchored(both, 2)
 	n.client.o.Policy = func() Policy { return Policy{} }
 	n.record(1)
-	a.requests()
+	a.Requests()
 	n.submit()
-	if asked := a.requests(); len(asked) != 0 {
+	if asked := a.Requests(); len(asked) != 0 {
 		t.Errorf("without witnesses somebody is asked: %q", asked)
 	}
 }
@@ -163,8 +163,8 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 		}
 	}
 	stranger := newPeer(t, "stranger.example/w", 9)
-	cosigns := func(by func(p *peer, text string) string) func(p *peer) func(http.ResponseWriter, *http.Request, string) bool {
-		return func(p *peer) func(http.ResponseWriter, *http.Request, string) bool {
+	cosigns := func(by func(p peer, text string) string) func(p peer) func(http.ResponseWriter, *http.Request, string) bool {
+		return func(p peer) func(http.ResponseWriter, *http.Request, string) bool {
 			return func(w http.ResponseWriter, _ *http.Request, body string) bool {
 				_, checkpoint, _ := strings.Cut(body, "\n\n")
 				text, _, _ := strings.Cut(checkpoint, "\n\n")
@@ -174,10 +174,10 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 		}
 	}
 	// same is for answers that do not depend on the witness.
-	same := func(f func(http.ResponseWriter, *http.Request, string) bool) func(*peer) func(http.ResponseWriter, *http.Request, string) bool {
-		return func(*peer) func(http.ResponseWriter, *http.Request, string) bool { return f }
+	same := func(f func(http.ResponseWriter, *http.Request, string) bool) func(peer) func(http.ResponseWriter, *http.Request, string) bool {
+		return func(peer) func(http.ResponseWriter, *http.Request, string) bool { return f }
 	}
-	turns := func(all ...func(http.ResponseWriter, *http.Request, string) bool) func(*peer) func(http.ResponseWriter, *http.Request, string) bool {
+	turns := func(all ...func(http.ResponseWriter, *http.Request, string) bool) func(peer) func(http.ResponseWriter, *http.Request, string) bool {
 		turn := -1
 		return same(func(w http.ResponseWriter, r *http.Request, body string) bool {
 			turn = min(turn+1, len(all)-1)
@@ -186,21 +186,21 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 	}
 	const fine, warn, loud, alarm = "", "WARN", "ERROR", "alarm"
 	for name, row := range map[string]struct {
-		answer func(p *peer) func(http.ResponseWriter, *http.Request, string) bool
+		answer func(p peer) func(http.ResponseWriter, *http.Request, string) bool
 		asks   int // how often it is asked, 1 if this is 0
 		how    string
 		want   string // in what is logged
 	}{
 		"it cosigns": {turns(nil), 1, fine, ""},
-		"it cosigns beside others": {cosigns(func(p *peer, text string) string {
-			return stranger.line(text, 5) + p.line(text, 5)
+		"it cosigns beside others": {cosigns(func(p peer, text string) string {
+			return stranger.Line(text, 5) + p.Line(text, 5)
 		}), 1, fine, ""},
 
-		"another witness cosigns":   {cosigns(func(_ *peer, text string) string { return stranger.line(text, 5) }), 1, loud, "has no cosignature of w.example"},
-		"the cosignature is bad":    {cosigns(func(p *peer, text string) string { return p.line("x"+text, 5) }), 1, loud, "its cosignature is refused: invalid signature"},
+		"another witness cosigns":   {cosigns(func(_ peer, text string) string { return stranger.Line(text, 5) }), 1, loud, "has no cosignature of w.example"},
+		"the cosignature is bad":    {cosigns(func(p peer, text string) string { return p.Line("x"+text, 5) }), 1, loud, "its cosignature is refused: invalid signature"},
 		"it says nothing":           {same(plain(200, "")), 1, loud, "not lines of signatures"},
 		"it says something else":    {same(plain(200, "<html>\n")), 1, loud, "its cosignature is refused"},
-		"it never ends":             {cosigns(func(p *peer, text string) string { return p.line(text, 5) + strings.Repeat("x", answerLimit) }), 1, loud, "longer than 65536 bytes"},
+		"it never ends":             {cosigns(func(p peer, text string) string { return p.Line(text, 5) + strings.Repeat("x", answerLimit) }), 1, loud, "longer than 65536 bytes"},
 		"it is behind":              {turns(size("2\n"), size("1\n")), 2, warn, "it was at 2 records, and then at 1"},
 		"it insists":                {same(size("2\n")), 2, loud, "it has 2 records, was asked from there, and says that it is not so"},
 		"it insists on the newest":  {same(size("6\n")), 2, alarm, "another log of 6 records"},
@@ -222,7 +222,7 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 		"broken":                    {same(plain(500, "oops\x1b[31m\n")), 1, warn, "status 500"},
 		"no content":                {same(plain(204, "")), 1, warn, "status 204"},
 		"elsewhere": {same(func(w http.ResponseWriter, r *http.Request, _ string) bool {
-			http.Redirect(w, r, stranger.url+"/add-checkpoint", http.StatusTemporaryRedirect)
+			http.Redirect(w, r, stranger.URL+"/add-checkpoint", http.StatusTemporaryRedirect)
 			return true
 		}), 1, loud, "redirects are not followed"},
 		"hangs up": {same(func(w http.ResponseWriter, _ *http.Request, _ string) bool { panic(http.ErrAbortHandler) }), 1, warn, "EOF"},
@@ -245,9 +245,9 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 			n, policy := among(t, "sqlite://"+t.TempDir()+"/mayfly.db", newClock(), 1, p)
 			n.client.within = 300 * time.Millisecond
 			n.record(5)
-			p.answers(row.answer(p))
+			p.Answer(row.answer(p))
 			n.submit()
-			asked := p.requests()
+			asked := p.Requests()
 			if len(asked) != row.asks {
 				t.Errorf("asked %d times, want %d: %q", len(asked), row.asks, asked)
 			}
@@ -262,7 +262,7 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 				t.Errorf("there is an anchor: %s", a.Note)
 			}
 			// A second step may be answered as the first: it is told once.
-			p.answers(row.answer(p))
+			p.Answer(row.answer(p))
 			n.submit()
 			level := slog.LevelError
 			if row.how == warn {
@@ -274,7 +274,7 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 				t.Errorf("alarms %v", alarms)
 			}
 			// Whatever it was, when it is over the log is anchored.
-			p.answers(nil)
+			p.Answer(nil)
 			n.submit()
 			n.isAnchored(policy, 1)
 			if lines := n.said.at(slog.LevelInfo); len(lines) != 1 || !strings.Contains(lines[0], "cosigns the log again") {
@@ -305,13 +305,13 @@ func TestAWitnessThatForgetsIsToldOn(t *testing.T) {
 	n.record(5)
 	n.submit()
 	n.isAnchored(policy, 1)
-	p.set(func(p *peer) { p.size, p.root = 0, nil })
-	p.requests()
+	p.Forget()
+	p.Requests()
 	before := n.anchor().Size
 	n.record(1)
 	n.submit()
 	lone(t, n.said.at(slog.LevelError), "it has lost its memory")
-	if got := n.anchor().Size; got != before || len(p.requests()) != 1 {
+	if got := n.anchor().Size; got != before || len(p.Requests()) != 1 {
 		t.Errorf("the anchor moved from %d to %d", before, got)
 	}
 	if alarms := n.events("alarm"); len(alarms) != 0 {
@@ -327,9 +327,9 @@ func TestAForkThatAWitnessSawFirstIsAnAlarm(t *testing.T) {
 		n, _ := among(t, dsn, newClock(), 1, shorter, same, longer)
 		n.record(9)
 		size := n.head().Size
-		for w, of := range map[*peer]int64{shorter: size - 2, same: size, longer: size + 2} {
+		for w, of := range map[peer]int64{shorter: size - 2, same: size, longer: size + 2} {
 			forged := n.forge(tlog.Tree{N: of, Hash: tlog.Hash{7}})
-			if status, answer, err := submitTo(t.Context(), w.url, "old 0\n\n"+string(forged)); status != 200 || err != nil {
+			if status, answer, err := submitTo(t.Context(), w.URL, "old 0\n\n"+string(forged)); status != 200 || err != nil {
 				t.Fatalf("%d %s, %v", status, answer, err)
 			}
 		}
@@ -373,7 +373,7 @@ func TestALogThatIsNotAnchoredForTooLongIsAnAlarmOnce(t *testing.T) {
 		if n.anchor().UnanchoredAt.IsZero() == false || len(n.events("log.unanchored")) != 0 {
 			t.Fatal("a log in which nothing happens is not anchored")
 		}
-		b.answers(down)
+		b.Answer(down)
 		n.record(1)
 		anchored := n.anchor().Size
 		for range 17 {
@@ -409,7 +409,7 @@ func TestALogThatIsNotAnchoredForTooLongIsAnAlarmOnce(t *testing.T) {
 			t.Error("it is forgotten")
 		}
 
-		b.answers(nil)
+		b.Answer(nil)
 		n.submit()
 		n.isAnchored(p, 2)
 		got = n.events("log.anchored") // which is a record that is not anchored yet
@@ -424,7 +424,7 @@ func TestALogThatIsNotAnchoredForTooLongIsAnAlarmOnce(t *testing.T) {
 		}
 
 		// It can happen again.
-		a.answers(down)
+		a.Answer(down)
 		n.record(1)
 		c.pass(unanchored)
 		n.submit()
@@ -465,7 +465,7 @@ func TestOneNodeSpeaksForTheLog(t *testing.T) {
 	one.record(1)
 	two.sequence() // sees it
 	two.submit()
-	if asked := a.requests(); len(asked) != 0 {
+	if asked := a.Requests(); len(asked) != 0 {
 		t.Errorf("the node that follows asks %q", asked)
 	}
 	one.submit()
@@ -473,7 +473,7 @@ func TestOneNodeSpeaksForTheLog(t *testing.T) {
 	two.record(1)
 	one.sequence()
 	one.submit()
-	if asked := a.requests(); len(asked) != 1 {
+	if asked := a.Requests(); len(asked) != 1 {
 		t.Errorf("the node that led before asks: %q", asked)
 	}
 	two.submit() // one's cosignature is in the anchor, and it goes on from there
@@ -483,9 +483,9 @@ func TestOneNodeSpeaksForTheLog(t *testing.T) {
 	two.sequence()
 	one.stop()
 	c.pass(takeOver - time.Second)
-	a.requests()
+	a.Requests()
 	two.submit()
-	if asked := a.requests(); len(asked) != 0 {
+	if asked := a.Requests(); len(asked) != 0 {
 		t.Errorf("it does not wait for the other: %q", asked)
 	}
 	c.pass(time.Second)
