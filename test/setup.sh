@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Finds or installs what the tests need beside Go: a PostgreSQL server, Node.js
-# with npm, and the npm peers of test/peers. What is missing afterwards is a
+# with npm, the npm peers of test/peers, OpenSSH's client programs, and the Go
+# peers of test/peers-go. What is missing afterwards is a
 # failure with CI=true and a named skip of those tests elsewhere.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +33,11 @@ if have node && have npm; then
 else
 	missing+=("Node.js and npm: the tests with a real OpenID provider and a real MCP server")
 fi
+
+{ have ssh-agent && have ssh-keygen; } || apt openssh-client || missing+=("ssh-agent and ssh-keygen: the test with a real witness keeps its key there")
+# Built once, so that the test finds it in the build cache.
+(cd test/peers-go && "${GO:-go}" build -o /dev/null filippo.io/torchwood/cmd/litewitness) ||
+	missing+=("litewitness (test/peers-go): the test with a real witness")
 
 if [ ${#missing[@]} -gt 0 ]; then
 	printf 'missing: %s\n' "${missing[@]}" >&2
