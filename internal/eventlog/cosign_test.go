@@ -130,6 +130,7 @@ func TestACosignatureIsFoundOrRefused(t *testing.T) {
 		"no end":              {strings.TrimSuffix(good, "\n"), "not lines of signatures"},
 		"prose":               {"thanks\n", "malformed note"},
 		"a note in it":        {"x\n\n" + good, "not lines of signatures"},
+		"of one line more":    {"\n" + w.line(text+"\n", 1), "not lines of signatures"},
 		"a whole note":        {string(other) + good, "not lines of signatures"},
 	} {
 		line, err := Cosignature(checkpoint, []byte(c.answer), w.key(t))

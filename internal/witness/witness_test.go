@@ -230,7 +230,7 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 			<-r.Context().Done()
 			return true
 		}), 1, warn, "deadline exceeded"},
-		"speaks without end": {same(func(w http.ResponseWriter, r *http.Request, _ string) bool {
+		"speaks slowly without end": {same(func(w http.ResponseWriter, r *http.Request, _ string) bool {
 			for r.Context().Err() == nil {
 				io.WriteString(w, "x")
 				w.(http.Flusher).Flush()
@@ -238,6 +238,12 @@ func TestEveryAnswerOfAWitness(t *testing.T) {
 			}
 			return true
 		}), 1, warn, "deadline exceeded"},
+		"speaks fast without end": {same(func(w http.ResponseWriter, r *http.Request, _ string) bool {
+			for r.Context().Err() == nil {
+				io.WriteString(w, strings.Repeat("x", answerLimit))
+			}
+			return true
+		}), 1, loud, "longer than 65536 bytes"},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
