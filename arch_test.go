@@ -31,14 +31,15 @@ var mayImport = map[string][]string{
 	"internal/policy":     {"", "internal/attest"},
 	"internal/token":      {"", "internal/policy"},
 	"internal/store":      {""},
+	"internal/broker":     {"", "internal/policy"},
 	"internal/eventlog":   {"", "internal/store"},
-	"internal/authority":  {"", "internal/attest", "internal/policy", "internal/token", "internal/store", "internal/eventlog"},
+	"internal/authority":  {"", "internal/attest", "internal/policy", "internal/token", "internal/broker", "internal/store", "internal/eventlog"},
 	"internal/gateway":    {"", "internal/authority"},
 	"internal/signals":    {"", "internal/store", "internal/eventlog"},
 	"internal/witness":    {"", "internal/store", "internal/eventlog"},
 	"internal/server":     {"", "internal/authority", "internal/eventlog", "internal/attest"},
 	"internal/sandbox":    {"", "client"},
-	"cmd/mayfly": {"", "client", "internal/attest", "internal/policy", "internal/token", "internal/store", "internal/eventlog",
+	"cmd/mayfly": {"", "client", "internal/attest", "internal/policy", "internal/token", "internal/broker", "internal/store", "internal/eventlog",
 		"internal/authority", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "internal/witness"},
 }
 
@@ -46,7 +47,7 @@ var mayImport = map[string][]string{
 // use, by import path prefix.
 var mayNotImport = map[string][]string{
 	"database/sql":                        {"internal/store"},
-	"github.com/jackc/pgx":                {"internal/store"},
+	"github.com/jackc/pgx":                {"internal/store", "internal/broker"},
 	"github.com/ncruces/go-sqlite3":       {"internal/store"},
 	"github.com/cedar-policy":             {"internal/policy"},
 	"github.com/goccy/go-yaml":            {"cmd/mayfly"},

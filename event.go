@@ -154,6 +154,62 @@ type CallDecided struct {
 	Trace    string   `json:"trace,omitempty"`  // W3C trace id, if the caller sent one
 	// Snapshot is what the policies saw, where they were reached.
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
+	// Lease is the credential that may now be asked of the target.
+	Lease LeaseID `json:"lease,omitempty"`
+}
+
+// LeaseLent: the credential is about to be handed out.
+type LeaseLent struct {
+	Lease     LeaseID   `json:"lease"`
+	Task      TaskID    `json:"task"`
+	Root      Subject   `json:"root"`
+	Decision  string    `json:"decision"`
+	Grant     string    `json:"grant"`
+	Principal string    `json:"principal"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// LeaseEnded: the credential is to be returned from now on.
+type LeaseEnded struct {
+	Lease  LeaseID  `json:"lease"`
+	Task   TaskID   `json:"task"`
+	Root   Subject  `json:"root"`
+	Reason LeaseEnd `json:"reason"`
+	By     string   `json:"by"`
+}
+
+// LeaseBack: the target showed that the credential is gone.
+type LeaseBack struct {
+	Lease     LeaseID `json:"lease"`
+	Task      TaskID  `json:"task"`
+	Root      Subject `json:"root"`
+	Grant     string  `json:"grant"`
+	Principal string  `json:"principal,omitempty"`
+	Tries     int64   `json:"tries"`
+}
+
+// LeaseStuck: the credential may still be good, and cannot be returned. It is
+// tried for ever.
+type LeaseStuck struct {
+	Lease     LeaseID   `json:"lease"`
+	Task      TaskID    `json:"task"`
+	Root      Subject   `json:"root"`
+	Grant     string    `json:"grant"`
+	Principal string    `json:"principal,omitempty"`
+	Since     time.Time `json:"since"`
+	Tries     int64     `json:"tries"`
+	Problem   string    `json:"problem"`
+	// Until is when the target itself stops accepting it, at the latest.
+	Until time.Time `json:"until"`
+}
+
+// LeaseFound: the target has a credential that it had shown to be gone. It is
+// returned again.
+type LeaseFound struct {
+	Lease LeaseID `json:"lease"`
+	Task  TaskID  `json:"task"`
+	Root  Subject `json:"root"`
+	Grant string  `json:"grant"`
 }
 
 // CallEnded: what became of an allowed call.
@@ -332,6 +388,11 @@ func (ApprovalRefused) Kind() string      { return "approval.refused" }
 func (ToolPinned) Kind() string           { return "tool.pinned" }
 func (ToolChanged) Kind() string          { return "tool.changed" }
 func (PoliciesReplayed) Kind() string     { return "policies.replayed" }
+func (LeaseLent) Kind() string            { return "lease.lent" }
+func (LeaseEnded) Kind() string           { return "lease.ended" }
+func (LeaseBack) Kind() string            { return "lease.returned" }
+func (LeaseStuck) Kind() string           { return "lease.stuck" }
+func (LeaseFound) Kind() string           { return "lease.found" }
 
 func (ServerStarted) Header() EventHeader        { return EventHeader{} }
 func (BundleLoaded) Header() EventHeader         { return EventHeader{} }
@@ -344,6 +405,15 @@ func (LogAnchored) Header() EventHeader          { return EventHeader{} }
 func (ToolPinned) Header() EventHeader           { return EventHeader{} }
 func (ToolChanged) Header() EventHeader          { return EventHeader{Term: TermTool} }
 func (PoliciesReplayed) Header() EventHeader     { return EventHeader{} }
+
+func (e LeaseLent) Header() EventHeader {
+	return EventHeader{Task: e.Task, Decision: e.Decision, Human: humanOf(e.Root)}
+}
+
+func (e LeaseEnded) Header() EventHeader { return EventHeader{Task: e.Task, Human: humanOf(e.Root)} }
+func (e LeaseBack) Header() EventHeader  { return EventHeader{Task: e.Task, Human: humanOf(e.Root)} }
+func (e LeaseStuck) Header() EventHeader { return EventHeader{Task: e.Task, Human: humanOf(e.Root)} }
+func (e LeaseFound) Header() EventHeader { return EventHeader{Task: e.Task, Human: humanOf(e.Root)} }
 
 func (e TaskWidened) Header() EventHeader {
 	return EventHeader{Task: e.Task, Decision: e.Decision, Human: humanOf(e.Root)}

@@ -8,8 +8,10 @@ import (
 // Target is an outside system that tasks act on, as the configuration names it.
 type Target struct {
 	Name string
-	Kind string // "mcp" or "http"
+	Kind string // "mcp" or "http", which are called, or "postgres", which lends
 	URL  string // where it is; never shown to an agent
+	// Postgres says how one of kind postgres lends.
+	Postgres *Postgres
 	// Credential, if set, is attached to every call that is allowed.
 	Credential *TargetCredential
 	// Labels say what all of it is; a tool or route may add its own.
@@ -90,4 +92,16 @@ func (r *Route) covers(c *Call) bool {
 type TargetCredential struct {
 	Header string
 	Value  Secret
+}
+
+// Postgres is a database server that lends roles.
+type Postgres struct {
+	AdminDSN Secret // of a role that may create roles
+	Roles    map[string]DatabaseRole
+}
+
+// DatabaseRole is one thing that a database lends: a login that is a member of
+// these roles.
+type DatabaseRole struct {
+	Grant []string
 }

@@ -19,6 +19,7 @@ type Permit struct {
 	issues   bool // of a permit to sign a token
 	widens   bool // of a permit to widen a task
 	spent    atomic.Bool
+	lent     atomic.Bool
 }
 
 // Spend is one thing to count: of a task, against the grant with this key.
@@ -67,6 +68,20 @@ func (p *Permit) Spend(q *Question) error {
 		return misused("a permit was presented for another question than it answers")
 	case p.spent.Swap(true):
 		return misused("a permit was spent twice")
+	}
+	return nil
+}
+
+// Lend uses a permit that was spent to lend what the call asks of its target:
+// once, and only for the question it answers. Any other use is an Internal error.
+func (p *Permit) Lend(q *Question, role string) error {
+	switch {
+	case p == nil || p.question == nil || q != p.question || len(q.Chain) == 0 || callOf(q) != p.call || role != q.Call.Action:
+		return misused("a permit was presented for another loan than it permits")
+	case !p.spent.Load():
+		return misused("a permit was presented for a loan before it was spent")
+	case p.lent.Swap(true):
+		return misused("a permit was presented for two loans")
 	}
 	return nil
 }

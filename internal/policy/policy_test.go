@@ -302,6 +302,40 @@ func TestAPermitIsSpentOnceForItsOwnQuestion(t *testing.T) {
 	}
 }
 
+func TestAPermitLendsOnceAndAfterItWasSpent(t *testing.T) {
+	lend := func() (*policy.Permit, *policy.Question) {
+		q := question(t, "postgres:db:reader", `{}`, `["postgres:db:reader"]`)
+		q.Chain[0].Profile.Grants = grants(t, `["postgres:db:*"]`)
+		p, d, _ := policy.Decide(q)
+		if p == nil {
+			t.Fatalf("%+v", d)
+		}
+		return p, q
+	}
+	p, q := lend()
+	if err := p.Lend(q, "reader"); mayfly.KindOf(err) != mayfly.Internal {
+		t.Errorf("before it was spent: %v", err)
+	}
+	if err := p.Spend(q); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Lend(q, "owner"); mayfly.KindOf(err) != mayfly.Internal {
+		t.Errorf("another role: %v", err)
+	}
+	if _, other := lend(); mayfly.KindOf(p.Lend(other, "reader")) != mayfly.Internal {
+		t.Error("for another question")
+	}
+	if err := p.Lend(q, "reader"); err != nil {
+		t.Errorf("its use: %v", err)
+	}
+	if err := p.Lend(q, "reader"); mayfly.KindOf(err) != mayfly.Internal {
+		t.Errorf("twice: %v", err)
+	}
+	if err := (*policy.Permit)(nil).Lend(q, "reader"); err == nil {
+		t.Error("no permit lends")
+	}
+}
+
 func TestVisibleLooksAtPatternsOnly(t *testing.T) {
 	q := question(t, "mcp:bank:pay_invoice", ``, listAndPay, listAndPay)
 	if !policy.Visible(q) {

@@ -225,7 +225,8 @@ func (db *DB) Orphans(ctx context.Context, limit int) ([]*mayfly.Task, error) {
 	return collect(ctx, db, scanOnlyTask, readOrphans, int64(limit))
 }
 
-// ToRetire reads closed tasks with nothing below them that is not retired.
+// ToRetire reads closed tasks with nothing below them that is not retired, and
+// nothing on loan.
 func (db *DB) ToRetire(ctx context.Context, limit int) ([]*mayfly.Task, error) {
 	return collect(ctx, db, scanOnlyTask, readToRetire, int64(limit))
 }

@@ -80,6 +80,14 @@ const (
 	appendSpan
 	putTile
 	moveHead
+	insertLease
+	activateLease
+	endLease
+	returnLease
+	alarmLease
+	findLease
+	tryLease
+	failLease
 	moveAnchor
 	beginUnanchored
 	endUnanchored
@@ -140,6 +148,11 @@ const (
 	readTile
 	readHead
 	readAnchor
+	readLease
+	readLeaseOf
+	readLeasesOf
+	readLeasesToEnd
+	readLeasesDue
 	statements // their number
 )
 
@@ -150,6 +163,9 @@ const taskColumns = `t.id, t.profile, t.bundle, t.purpose, t.purpose_by, t.purpo
 const approvalColumns = `a.id, a.what, a.task, a.root_task, a.profile, a.root_json, a.purpose, a.purpose_by, a.purpose_verified, a.decision,
 	a.bundle, a.key, a.does, a.needs, a.votes, a.request, a.policies, a.usable, a.asked_at, a.expires_at, a.approved_at, a.usable_until,
 	a.denied_at, a.denied_by, a.note, a.used_at`
+
+const leaseColumns = `l.id, l.task, l.root_json, l.decision, l.kind, l.target, l.role, l.opened_at, l.expires_at, l.principal,
+	l.active_at, l.ended_at, l.reason, l.returned_at, l.tries, l.next_try, l.problem, l.alarmed_at`
 
 const pinColumns = `target, tool, hash, definition, labels, types, by_whom, at, changed, changed_definition, changed_at`
 
@@ -285,7 +301,21 @@ var texts = [statements]string{
 		WHERE id = $4 AND closed_at IS NULL AND (idle_until <= $1 OR deadline <= $1)`,
 
 	retireTask: `UPDATE task SET retired_at = $1 WHERE id = $2 AND closed_at IS NOT NULL AND retired_at IS NULL
-		AND NOT EXISTS (SELECT 1 FROM task c WHERE c.parent = $2 AND c.parent <> '' AND c.retired_at IS NULL)`,
+		AND NOT EXISTS (SELECT 1 FROM task c WHERE c.parent = $2 AND c.parent <> '' AND c.retired_at IS NULL)
+		AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.task = $2 AND l.returned_at IS NULL)`,
+
+	insertLease: `INSERT INTO lease (id, task, root_json, decision, kind, target, role, opened_at, expires_at, principal,
+		active_at, ended_at, reason, returned_at, tries, next_try, problem, alarmed_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '', NULL, NULL, '', NULL, 0, NULL, '', NULL)`,
+	activateLease: `UPDATE lease SET principal = $1, expires_at = $2, active_at = $3
+		WHERE id = $4 AND active_at IS NULL AND ended_at IS NULL`,
+	endLease:    `UPDATE lease SET ended_at = $1, reason = $2, next_try = $1 WHERE id = $3 AND ended_at IS NULL`,
+	returnLease: `UPDATE lease SET returned_at = $1, problem = '' WHERE id = $2 AND ended_at IS NOT NULL AND returned_at IS NULL`,
+	alarmLease:  `UPDATE lease SET alarmed_at = $1 WHERE id = $2 AND alarmed_at IS NULL AND returned_at IS NULL`,
+	findLease:   `UPDATE lease SET returned_at = NULL, next_try = $1, tries = 0, alarmed_at = NULL WHERE id = $2 AND returned_at IS NOT NULL`,
+	tryLease: `UPDATE lease SET tries = tries + 1, next_try = $1
+		WHERE id = $2 AND tries = $3 AND ended_at IS NOT NULL AND returned_at IS NULL`,
+	failLease: `UPDATE lease SET problem = $1 WHERE id = $2 AND returned_at IS NULL`,
 
 	insertRevocation: `INSERT INTO revocation (id, kind, value, matches, by_whom, at, lifted_at)
 		VALUES ($1, $2, $3, $4, $5, $6, NULL)`,
@@ -361,6 +391,7 @@ var texts = [statements]string{
 		WHERE p.closed_at IS NOT NULL AND p.retired_at IS NULL AND t.parent = p.id AND t.parent <> '' AND t.closed_at IS NULL LIMIT $1`,
 	readToRetire: `SELECT ` + taskColumns + ` FROM task t WHERE t.closed_at IS NOT NULL AND t.retired_at IS NULL
 		AND NOT EXISTS (SELECT 1 FROM task c WHERE c.parent = t.id AND c.parent <> '' AND c.retired_at IS NULL)
+		AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.task = t.id AND l.returned_at IS NULL)
 		ORDER BY t.closed_at LIMIT $1`,
 	readCounters: `SELECT grant_key, calls FROM spend WHERE task = $1`,
 	readRate:     `SELECT COUNT(*) FROM rate_call WHERE task = $1 AND grant_key = $2 AND at > $3`,
@@ -423,6 +454,14 @@ var texts = [statements]string{
 	readHead:  `SELECT size, note, at FROM log_head WHERE one = 1`,
 
 	readAnchor: `SELECT size, note, at, unanchored_at FROM log_anchor WHERE one = 1`,
+
+	readLease:    `SELECT ` + leaseColumns + ` FROM lease l WHERE l.id = $1`,
+	readLeaseOf:  `SELECT ` + leaseColumns + ` FROM lease l WHERE l.principal = $1 AND l.principal <> '' ORDER BY l.id DESC LIMIT 1`,
+	readLeasesOf: `SELECT ` + leaseColumns + ` FROM lease l WHERE l.task = $1 ORDER BY l.id`,
+	readLeasesToEnd: `SELECT ` + leaseColumns + ` FROM lease l CROSS JOIN task t WHERE l.ended_at IS NULL AND t.id = l.task
+		AND (t.closed_at IS NOT NULL OR l.expires_at <= $1 OR (l.active_at IS NULL AND l.opened_at <= $2)) ORDER BY l.id LIMIT $3`,
+	readLeasesDue: `SELECT ` + leaseColumns + ` FROM lease l WHERE l.ended_at IS NOT NULL AND l.returned_at IS NULL AND l.next_try <= $1
+		ORDER BY l.next_try, l.id LIMIT $2`,
 }
 
 // insertEvents is the insert of n event rows at once.

@@ -110,6 +110,14 @@ func everyWrite(db *DB) []op {
 	b.AppendSpan(0, 1, 1, 1)
 	b.PutTile(0, 0, []byte("x"))
 	b.MoveHead(0, 1, []byte("note"), now)
+	tx.InsertLease(&mayfly.Lease{ID: "l", OpenedAt: now, ExpiresAt: now})
+	tx.ActivateLease("l", "role", now, now)
+	tx.EndLease("l", mayfly.LeaseGivenBack, now)
+	b.TryLease("l", 0, now)
+	b.FailLease("l", "why")
+	tx.AlarmLease("l", now)
+	tx.ReturnLease("l", now)
+	tx.FindLease("l", now)
 	b.MoveAnchor(1, []byte("note"), now)
 	tx.BeginUnanchored(0, now)
 	tx.EndUnanchored()
@@ -182,7 +190,10 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err32 := db.Sink(ctx, "a")
 		_, err33 := db.DecisionsAfter(ctx, -1, at, 1)
 		_, err38 := db.Anchor(ctx)
-		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38} {
+		_, err39 := db.LeasesOf(ctx, "a")
+		_, err40 := db.LeasesToEnd(ctx, at, at, 1)
+		_, err41 := db.LeasesDue(ctx, at, 1)
+		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41} {
 			if err != nil {
 				t.Errorf("read %d: %v (%v)", i+28, err, mayfly.AsError(err).Unwrap())
 			}

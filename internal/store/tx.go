@@ -231,7 +231,8 @@ func (tx *Tx) CloseExpired(task mayfly.TaskID, reason mayfly.CloseReason, now ti
 }
 
 // RetireTask marks a closed task as retired and guards, as "retire", that it is
-// closed, was not retired before, and has no child that is not retired.
+// closed, was not retired before, and has no child that is not retired and no
+// lease that is not returned.
 func (tx *Tx) RetireTask(task mayfly.TaskID, at time.Time) {
 	tx.add(retireTask, "retire", micros(at), string(task))
 }

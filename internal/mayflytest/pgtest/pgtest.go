@@ -160,6 +160,15 @@ func (c *cluster) start(fsync bool) error {
 	if out, err := init.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
+	// Whoever is a member of the role "scram" must show its password.
+	hba := filepath.Join(data, "pg_hba.conf")
+	trust, err := os.ReadFile(hba)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(hba, append([]byte("local all +scram scram-sha-256\n"), trust...), 0o600); err != nil {
+		return err
+	}
 	args := []string{
 		"-D", data, "-k", c.dir, "-c", "listen_addresses=", "-c", "max_connections=200", "-c", "shared_buffers=32MB",
 		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "autovacuum=off", "-c", "log_min_messages=warning",
