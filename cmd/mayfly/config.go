@@ -15,6 +15,7 @@ import (
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/attest"
 	"github.com/mayfly-id/mayfly/internal/authority"
+	"github.com/mayfly-id/mayfly/internal/broker"
 	"github.com/mayfly-id/mayfly/internal/policy"
 	"github.com/mayfly-id/mayfly/internal/server"
 	"github.com/mayfly-id/mayfly/internal/strictjson"
@@ -48,6 +49,7 @@ type Config struct {
 	Sources  []attest.Source
 	Clients  []attest.Client
 	Targets  map[string]*mayfly.Target
+	Lenders  map[string]broker.Target // those of Targets that lend
 	Profiles map[string]*mayfly.Profile
 	Policies *policy.Set
 	// PolicyFiles are the texts of Policies, by file name.
@@ -87,6 +89,7 @@ func (c *Config) Bundle(sources *attest.Sources) *authority.Bundle {
 		Audiences:   c.Audiences,
 		Profiles:    c.Profiles,
 		Targets:     c.Targets,
+		Lenders:     c.Lenders,
 		Sources:     sources,
 		Policies:    c.Policies,
 		PolicyFiles: c.PolicyFiles,

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/broker"
 )
 
 type targetEntry struct {
@@ -30,6 +31,12 @@ type targetEntry struct {
 	Observe     *struct {
 		Until string `json:"until"`
 	} `json:"observe"`
+	AdminDSN string               `json:"admin_dsn"`
+	Roles    map[string]roleEntry `json:"roles"`
+}
+
+type roleEntry struct {
+	Grant []string `json:"grant"`
 }
 
 type toolEntry struct {
@@ -63,8 +70,9 @@ func (f *factsEntry) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, &f.types)
 }
 
-// targetKinds are the kinds this version knows.
-var targetKinds = []string{"http", "mcp"}
+// targetKinds are the kinds this version knows: those that are called, and those
+// that lend.
+var targetKinds = append([]string{"http", "mcp"}, broker.Kinds...)
 
 var (
 	// headerName is a field name (RFC 9110 section 5.1) without the underscore,
@@ -86,7 +94,7 @@ var ownHeaders = []string{
 }
 
 func (l *loader) targets(d *document, f *serverFile, c *Config) {
-	c.Targets = map[string]*mayfly.Target{}
+	c.Targets, c.Lenders = map[string]*mayfly.Target{}, map[string]broker.Target{}
 	seen := map[string]bool{}
 	for i, t := range f.Targets {
 		at := path{"targets", i}
@@ -97,8 +105,18 @@ func (l *loader) targets(d *document, f *serverFile, c *Config) {
 		case !slices.Contains(targetKinds, t.Kind):
 			d.unknownKind(at, t.Kind, targetKinds)
 		}
-		d.address(at, t.URL)
 		out := &mayfly.Target{Name: t.Name, Kind: t.Kind, URL: t.URL}
+		c.Targets[t.Name] = out
+		if slices.Contains(broker.Kinds, t.Kind) {
+			l.lender(d, at, &t, out, c)
+			continue
+		}
+		d.address(at, t.URL)
+		for key, there := range map[string]bool{"admin_dsn": t.AdminDSN != "", "roles": t.Roles != nil} {
+			if there {
+				d.wrong(at.to(key), "is for kind %s", strings.Join(broker.Kinds, " or "))
+			}
+		}
 		if t.Credential != nil {
 			at := at.to("credential")
 			header := http.CanonicalHeaderKey(t.Credential.Header)
@@ -126,8 +144,44 @@ func (l *loader) targets(d *document, f *serverFile, c *Config) {
 		default:
 			d.wrong(at.to("annotations"), "%q is not known; write trusted to let the server's annotations add labels, or leave it out", t.Annotations)
 		}
-		c.Targets[t.Name] = out
 	}
+}
+
+// roleName is what a lent role is called in grants.
+var roleName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// lender reads a target that lends.
+func (l *loader) lender(d *document, at path, t *targetEntry, out *mayfly.Target, c *Config) {
+	for key, there := range map[string]bool{
+		"url": t.URL != "", "credential": t.Credential != nil, "facts": t.Facts.names != nil || t.Facts.types != nil,
+		"tools": t.Tools != nil, "routes": t.Routes != nil, "annotations": t.Annotations != "",
+	} {
+		if there {
+			d.wrong(at.to(key), "is for kind http or mcp; one of kind %s has admin_dsn and roles", t.Kind)
+		}
+	}
+	before := len(d.bad)
+	out.Labels = d.labels(at, t.Labels)
+	l.observe(d, at, t, out)
+	out.Postgres = &mayfly.Postgres{AdminDSN: l.secret(d, at, "admin_dsn", t.AdminDSN), Roles: map[string]mayfly.DatabaseRole{}}
+	if len(t.Roles) == 0 {
+		d.wrong(at, "roles is missing; say what is lent, such as {reader: {grant: [analytics_read]}}")
+	}
+	for _, name := range names(t.Roles) {
+		if !roleName.MatchString(name) {
+			d.wrong(at.to("roles", name), "%+q cannot stand in a grant; use letters, digits, dots, dashes and underscores, at most 64", name)
+		}
+		out.Postgres.Roles[name] = mayfly.DatabaseRole{Grant: t.Roles[name].Grant}
+	}
+	if len(d.bad) > before {
+		return
+	}
+	lender, err := broker.New(out)
+	if err != nil {
+		d.wrong(at, "%v", err)
+		return
+	}
+	c.Lenders[t.Name] = lender
 }
 
 // address checks the url at a place: of a server, with nothing secret in it.

@@ -39,7 +39,9 @@ func (runCmd) Help() string {
 	return `Opens a task, runs the command with it, and ends the task when the command ends,
 whatever way it ends. The command finds the gateway at $MAYFLY_MCP_URL/<target> and
 $MAYFLY_HTTP_URL/<target>/…: addresses of this process, which keeps the key, fetches
-tokens and proves them. $MAYFLY_TASK is the task's id.
+tokens and proves them. $MAYFLY_TASK is the task's id. Roles of databases that are
+granted are checked out: $PGPASSFILE holds their passwords, $PGSERVICEFILE their
+addresses as TARGET-ROLE, and of a single one PGHOST and the like say where it is.
 
 The delegator is the human whose token is in MAYFLY_SUBJECT_TOKEN, else, on the
 admin socket, the Unix user that calls. To a server elsewhere the agent's evidence
@@ -146,12 +148,22 @@ func (c runCmd) work(ctx context.Context, t *terminal, session *client.Session, 
 		return 0, err
 	}
 	defer wrapper.close()
+	lent, remove, err := checkOut(ctx, session)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if err := remove(); err != nil {
+			fmt.Fprintf(t.Stderr, "mayfly: the file of passwords is still there, and worth nothing any more: %v\n", err)
+		}
+	}()
 
 	cmd := exec.Command(path, c.Command[1:]...)
 	cmd.Args[0] = c.Command[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.Stdin, t.Stdout, t.Stderr
 	cmd.Env = append(childEnv(os.Environ()),
 		"MAYFLY_TASK="+string(session.Task()), "MAYFLY_MCP_URL="+wrapper.base+"/mcp", "MAYFLY_HTTP_URL="+wrapper.base+"/http")
+	cmd.Env = append(cmd.Env, lent...)
 	if c.Bearer {
 		file, stop, err := tokenFile(ctx, t, session)
 		if err != nil {

@@ -28,6 +28,8 @@ type Admission struct {
 	at       time.Time
 	epoch    int64
 	spends   []policy.Spend
+	permit   *policy.Permit
+	question *policy.Question
 	ended    atomic.Bool
 }
 
@@ -48,8 +50,13 @@ const decideTries = 8
 // of it was written, and the refusal is recorded instead. Where only what the
 // tree has seen moved, the call is decided again.
 func (a *Authority) Admit(ctx context.Context, s *Session, call mayfly.Call) (*Admission, error) {
+	return a.admitLease(ctx, s, call, nil)
+}
+
+// admitLease is Admit; with lease, the commit writes down what is to be lent.
+func (a *Authority) admitLease(ctx context.Context, s *Session, call mayfly.Call, lease *mayfly.Lease) (*Admission, error) {
 	for range decideTries {
-		ad, err := a.admit(ctx, s, call)
+		ad, err := a.admit(ctx, s, call, lease)
 		if refusedBy(err) != guardSeen {
 			return ad, err
 		}
@@ -62,7 +69,7 @@ func (a *Authority) Admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 const guardSeen = "seen"
 
 // admit is one try of Admit; it ends with the guard "seen" where another is due.
-func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call) (*Admission, error) {
+func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call, lease *mayfly.Lease) (*Admission, error) {
 	if err := a.mayAct(); err != nil {
 		return nil, err
 	}
@@ -107,7 +114,11 @@ func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 	if err := permit.Spend(q); err != nil {
 		return nil, err
 	}
-	rec, err := a.db.Prepare(ctx, now, bundle.Hash, s.decided(call, decision, snapshot))
+	event := s.decided(call, decision, snapshot)
+	if lease != nil {
+		event.Lease, lease.Decision = lease.ID, decision.ID
+	}
+	rec, err := a.db.Prepare(ctx, now, bundle.Hash, event)
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +153,9 @@ func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 			}
 		}
 		tx.OpenCall(decision.ID, s.Task(), now)
+		if lease != nil {
+			tx.InsertLease(lease)
+		}
 	})
 	deny := func(term mayfly.Term, reason string, next *mayfly.Next) error {
 		decision.Verdict, decision.Term, decision.Reason, decision.Next, decision.Approval = mayfly.Deny, term, reason, next, ""
@@ -185,7 +199,7 @@ func (a *Authority) admit(ctx context.Context, s *Session, call mayfly.Call) (*A
 	}
 	return &Admission{
 		a: a, session: s, decision: decision, call: call, target: q.Target,
-		bundle: bundle, at: now, epoch: a.epoch.Load(), spends: spends,
+		bundle: bundle, at: now, epoch: a.epoch.Load(), spends: spends, permit: permit, question: q,
 	}, nil
 }
 

@@ -66,6 +66,7 @@ type Authority struct {
 	epoch   atomic.Int64 // the newest epoch applied here
 	follow  sync.Mutex   // one application of epoch changes at a time
 	reapNow chan struct{}
+	returns returns
 	pending sync.WaitGroup     // outcomes and retirements on their way to the store
 	writing context.Context    // for as long as those are tried
 	giveUp  context.CancelFunc // ends writing
@@ -87,6 +88,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		keys:    token.NewKeyring(c.Bundle.Issuer),
 		nonces:  token.NewNonces(c.DB.Key("dpop nonce")),
 		reapNow: make(chan struct{}, 1),
+		returns: returns{now: make(chan struct{}, 1), busy: map[string]bool{}, strange: map[mayfly.LeaseID]bool{}},
 
 		proofs:     proofMemory{life: proofLife},
 		assertions: proofMemory{life: assertionLife},
@@ -131,7 +133,7 @@ const lastWrites = 5 * time.Second
 // then is found at the next start.
 func (a *Authority) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context){a.followEpoch, a.reap, a.sweepOpen, a.flushFailures, a.keepKeys} {
+	for _, loop := range []func(context.Context){a.followEpoch, a.reap, a.keepLeases, a.sweepOpen, a.flushFailures, a.keepKeys} {
 		loops.Go(func() { loop(ctx) })
 	}
 	loops.Wait()

@@ -5,6 +5,7 @@ import (
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/attest"
+	"github.com/mayfly-id/mayfly/internal/broker"
 	"github.com/mayfly-id/mayfly/internal/policy"
 )
 
@@ -18,6 +19,7 @@ type Bundle struct {
 	Audiences   []string // further audiences a token may be for
 	Profiles    map[string]*mayfly.Profile
 	Targets     map[string]*mayfly.Target
+	Lenders     map[string]broker.Target // those of Targets that lend
 	Sources     *attest.Sources
 	Policies    *policy.Set
 	PolicyFiles map[string][]byte     // the text of Policies, by file name

@@ -18,8 +18,13 @@ const (
 
 // wakeReaper makes the reaper look now.
 func (a *Authority) wakeReaper() {
+	wake(a.reapNow)
+	a.returns.wake()
+}
+
+func wake(loop chan<- struct{}) {
 	select {
-	case a.reapNow <- struct{}{}:
+	case loop <- struct{}{}:
 	default: // it is about to look anyway
 	}
 }
@@ -131,6 +136,7 @@ func (a *Authority) closeQuietly(ctx context.Context, t *mayfly.Task, reason may
 	if refusedBy(err) != "" {
 		return nil // renewed, or closed by somebody else
 	}
+	a.returns.wake()
 	return err
 }
 

@@ -3,7 +3,6 @@ package broker_test
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,86 +16,22 @@ import (
 	"github.com/mayfly-id/mayfly/internal/mayflytest/pgtest"
 )
 
-const adminPassword = "correct-horse-battery"
-
-// server is a database server with a role that may read, for each test; its admin
-// is no superuser.
+// server is a database that lends.
 type server struct {
-	t     testing.TB
-	super string // address
-	admin string // address of the role that lends
-	group string
+	*pgtest.Lender
+	t testing.TB
 }
 
-func newServer(t testing.TB) *server {
-	s := &server{t: t, super: pgtest.New(t)}
-	id := strings.TrimPrefix(string(mayfly.NewLeaseID(time.Now())), "lease_")
-	admin := "lender_" + id
-	s.group = "reader_" + id
-	s.must(s.super, `DO $$ BEGIN CREATE ROLE scram; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$`)
-	database := s.database()
-	s.must(s.super, `CREATE ROLE `+s.group+` IN ROLE scram`, `CREATE ROLE `+admin+` LOGIN CREATEROLE PASSWORD '`+adminPassword+`'`,
-		`GRANT `+s.group+` TO `+admin+` WITH ADMIN OPTION`, `ALTER DATABASE `+database+` OWNER TO `+admin,
-		`CREATE TABLE orders (id INT)`, `INSERT INTO orders VALUES (1)`, `GRANT SELECT ON orders TO `+s.group,
-		`GRANT CREATE ON SCHEMA public TO `+s.group, `GRANT CREATE ON SCHEMA public TO `+admin)
-	u, err := url.Parse(s.super)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := u.Query()
-	q.Set("user", admin)
-	q.Set("password", adminPassword)
-	u.RawQuery = q.Encode()
-	s.admin = u.String()
-	t.Cleanup(func() {
-		s.must(s.super, `REASSIGN OWNED BY `+admin+` TO postgres`, `DROP OWNED BY `+admin, `DROP OWNED BY `+s.group, `DROP ROLE `+admin, `DROP ROLE `+s.group)
-	})
-	return s
-}
-
-func (s *server) database() string {
-	config, err := pgx.ParseConfig(s.super)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return config.Database
-}
+func newServer(t testing.TB) *server { return &server{pgtest.NewLender(t), t} }
 
 func (s *server) open(address string) (*pgx.Conn, error) {
 	return pgx.Connect(context.Background(), address)
 }
 
-func (s *server) must(address string, statements ...string) {
-	s.t.Helper()
-	conn, err := s.open(address)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	for _, one := range statements {
-		if _, err := conn.Exec(context.Background(), one); err != nil {
-			s.t.Fatalf("%s: %v", one, err)
-		}
-	}
-}
-
-func (s *server) count(query string, args ...any) (n int) {
-	s.t.Helper()
-	conn, err := s.open(s.super)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	if err := conn.QueryRow(context.Background(), query, args...).Scan(&n); err != nil {
-		s.t.Fatal(err)
-	}
-	return n
-}
-
 func (s *server) target() broker.Target {
 	s.t.Helper()
 	t, err := broker.New(&mayfly.Target{Name: "db", Kind: "postgres", Postgres: &mayfly.Postgres{
-		AdminDSN: mayfly.NewSecret(s.admin), Roles: map[string]mayfly.DatabaseRole{"reader": {Grant: []string{s.group}}},
+		AdminDSN: mayfly.NewSecret(s.Admin), Roles: map[string]mayfly.DatabaseRole{"reader": {Grant: []string{s.Group}}},
 	}})
 	if err != nil {
 		s.t.Fatal(err)
@@ -104,31 +39,15 @@ func (s *server) target() broker.Target {
 	return t
 }
 
-// address is what the holder of a credential connects to.
-func address(c broker.Credential, database string) string {
-	v := func(name string) string { return c.Values[name].Reveal() }
-	if database == "" {
-		database = v("database")
-	}
-	q := url.Values{"host": {v("host")}, "port": {v("port")}, "user": {v("user")}, "password": {v("password")}, "sslmode": {"disable"}}
-	return "postgres:///" + database + "?" + q.Encode()
-}
+func address(c broker.Credential, database string) string { return pgtest.Address(c.Values, database) }
 
 func postgresKit(t *testing.T) kit {
 	s := newServer(t)
 	return kit{
-		target: s.target(), role: "reader", secret: adminPassword,
-		works: func(c broker.Credential) error {
-			conn, err := s.open(address(c, ""))
-			if err != nil {
-				return err
-			}
-			defer conn.Close(context.Background())
-			_, err = conn.Exec(context.Background(), `SELECT id FROM orders`)
-			return err
-		},
+		target: s.target(), role: "reader", secret: pgtest.AdminPassword,
+		works: func(c broker.Credential) error { return s.Reads(c.Values) },
 		stands: func(id mayfly.LeaseID) int {
-			return s.count(`SELECT count(*) FROM pg_roles WHERE rolname = $1`, "mf_"+id.Suffix())
+			return s.Count(`SELECT count(*) FROM pg_roles WHERE rolname = $1`, "mf_"+id.Suffix())
 		},
 	}
 }
@@ -148,16 +67,16 @@ func TestALentRoleIsOneThatMayLittle(t *testing.T) {
 	target := s.target()
 	l, c := s.issue(target)
 	defer target.Revoke(t.Context(), l.Lease)
-	if n := s.count(`SELECT count(*) FROM pg_authid WHERE rolname = $1 AND rolcanlogin AND rolinherit AND rolconnlimit = 5
+	if n := s.Count(`SELECT count(*) FROM pg_authid WHERE rolname = $1 AND rolcanlogin AND rolinherit AND rolconnlimit = 5
 		AND NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls)
 		AND rolpassword LIKE 'SCRAM-SHA-256$4096:%' AND rolvaliduntil = $2`, c.Principal, c.Until); n != 1 {
 		t.Error("the role is not as it should be")
 	}
-	if n := s.count(`SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member JOIN pg_roles g ON g.oid = m.roleid
-		WHERE r.rolname = $1 AND g.rolname <> $2`, c.Principal, s.group); n != 0 {
+	if n := s.Count(`SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member JOIN pg_roles g ON g.oid = m.roleid
+		WHERE r.rolname = $1 AND g.rolname <> $2`, c.Principal, s.Group); n != 0 {
 		t.Error("it is a member of more than was configured")
 	}
-	conn, err := s.open(s.super)
+	conn, err := s.open(s.Super)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +106,7 @@ func TestS69SessionsEndWithTheLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close(context.Background())
-		statement := []string{`SELECT 1`, `SET ROLE ` + s.group, `BEGIN`}[i]
+		statement := []string{`SELECT 1`, `SET ROLE ` + s.Group, `BEGIN`}[i]
 		if _, err := conn.Exec(t.Context(), statement); err != nil {
 			t.Fatal(err)
 		}
@@ -228,21 +147,25 @@ func TestS69SessionsEndWithTheLease(t *testing.T) {
 func TestWhatALentRoleOwnsIsHandedOver(t *testing.T) {
 	s := newServer(t)
 	target := s.target()
-	other := s.database() + "_other"
-	s.must(s.super, `CREATE DATABASE `+other)
-	t.Cleanup(func() { s.must(s.super, `DROP DATABASE `+other+` WITH (FORCE)`) })
-	super := strings.Replace(s.super, "///"+s.database(), "///"+other, 1)
-	s.must(super, `GRANT CREATE ON SCHEMA public TO `+s.group)
+	config, err := pgx.ParseConfig(s.Super)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := config.Database + "_other"
+	s.Must(s.Super, `CREATE DATABASE `+other)
+	t.Cleanup(func() { s.Must(s.Super, `DROP DATABASE `+other+` WITH (FORCE)`) })
+	super := strings.Replace(s.Super, "///"+config.Database, "///"+other, 1)
+	s.Must(super, `GRANT CREATE ON SCHEMA public TO `+s.Group)
 	l, c := s.issue(target)
 	made := []string{
 		`CREATE TABLE made (n INT)`, `INSERT INTO made VALUES (1), (2)`, `GRANT SELECT ON made TO PUBLIC`,
 		`ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC`, `CREATE FUNCTION one() RETURNS INT LANGUAGE SQL AS 'SELECT 1'`,
 	}
-	s.must(address(c, ""), made...)
-	s.must(address(c, other), made...)
+	s.Must(address(c, ""), made...)
+	s.Must(address(c, other), made...)
 	// What a superuser gave, only a superuser can take: the error says what it is,
 	// and nobody logs in meanwhile.
-	s.must(s.super, `CREATE TABLE given (n INT)`, `GRANT ALL ON given TO `+c.Principal)
+	s.Must(s.Super, `CREATE TABLE given (n INT)`, `GRANT ALL ON given TO `+c.Principal)
 	if err := target.Revoke(t.Context(), l.Lease); mayfly.KindOf(err) != mayfly.BadUpstream || !strings.Contains(err.Error(), "privileges for table given") {
 		t.Fatalf("with a right that a superuser gave: %v", err)
 	}
@@ -250,24 +173,24 @@ func TestWhatALentRoleOwnsIsHandedOver(t *testing.T) {
 		conn.Close(t.Context())
 		t.Error("it logs in")
 	}
-	s.must(s.super, `REVOKE ALL ON given FROM `+c.Principal)
+	s.Must(s.Super, `REVOKE ALL ON given FROM `+c.Principal)
 	if err := target.Revoke(t.Context(), l.Lease); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.count(`SELECT count(*) FROM made`); n != 2 {
+	if n := s.Count(`SELECT count(*) FROM made`); n != 2 {
 		t.Errorf("%d rows are left", n)
 	}
-	if n := s.count(`SELECT count(*) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.relname = 'made' AND r.rolname LIKE 'lender_%'`); n != 1 {
+	if n := s.Count(`SELECT count(*) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.relname = 'made' AND r.rolname LIKE 'lender_%'`); n != 1 {
 		t.Error("what it made is not the admin's")
 	}
-	if n := s.count(`SELECT count(*) FROM pg_roles WHERE rolname = $1`, c.Principal); n != 0 {
+	if n := s.Count(`SELECT count(*) FROM pg_roles WHERE rolname = $1`, c.Principal); n != 0 {
 		t.Error("the role is there")
 	}
 }
 
 func TestTheServerNeverHearsThePassword(t *testing.T) {
 	s := newServer(t)
-	s.admin = s.super + "&options=-c%20log_statement%3Dall"
+	s.Admin = s.Super + "&options=-c%20log_statement%3Dall"
 	target := s.target()
 	l, c := s.issue(target)
 	if err := target.Revoke(t.Context(), l.Lease); err != nil {
@@ -294,9 +217,9 @@ func TestS68NamesAreNames(t *testing.T) {
 		"nothing":     nil,
 		"no roles":    {AdminDSN: good},
 		"no group":    {AdminDSN: good, Roles: map[string]mayfly.DatabaseRole{"r": {}}},
-		"bad address": {AdminDSN: mayfly.NewSecret("postgres://u:" + adminPassword + "@host:port/x"), Roles: map[string]mayfly.DatabaseRole{"r": {Grant: []string{"g"}}}},
+		"bad address": {AdminDSN: mayfly.NewSecret("postgres://u:" + pgtest.AdminPassword + "@host:port/x"), Roles: map[string]mayfly.DatabaseRole{"r": {Grant: []string{"g"}}}},
 	} {
-		if _, err := broker.New(&mayfly.Target{Kind: "postgres", Postgres: p}); mayfly.KindOf(err) != mayfly.Invalid || strings.Contains(fmt.Sprint(err), adminPassword) {
+		if _, err := broker.New(&mayfly.Target{Kind: "postgres", Postgres: p}); mayfly.KindOf(err) != mayfly.Invalid || strings.Contains(fmt.Sprint(err), pgtest.AdminPassword) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -318,7 +241,7 @@ func TestS68NamesAreNames(t *testing.T) {
 
 func TestAServerThatIsNotThereIsForLater(t *testing.T) {
 	target, err := broker.New(&mayfly.Target{Kind: "postgres", Postgres: &mayfly.Postgres{
-		AdminDSN: mayfly.NewSecret("postgres://admin:" + adminPassword + "@127.0.0.1:1/x"), Roles: map[string]mayfly.DatabaseRole{"reader": {Grant: []string{"g"}}},
+		AdminDSN: mayfly.NewSecret("postgres://admin:" + pgtest.AdminPassword + "@127.0.0.1:1/x"), Roles: map[string]mayfly.DatabaseRole{"reader": {Grant: []string{"g"}}},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +251,7 @@ func TestAServerThatIsNotThereIsForLater(t *testing.T) {
 	err2 := target.Revoke(t.Context(), l.Lease)
 	_, err3 := target.Lent(t.Context())
 	for i, err := range []error{err1, err2, err3} {
-		if mayfly.KindOf(err) != mayfly.Unavailable || strings.Contains(err.Error(), adminPassword) {
+		if mayfly.KindOf(err) != mayfly.Unavailable || strings.Contains(err.Error(), pgtest.AdminPassword) {
 			t.Errorf("%d: %v", i, err)
 		}
 	}

@@ -87,6 +87,11 @@ func routes() []route {
 		{method: "POST", pattern: "/v1/tasks/{id}/narrow", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).narrow)},
 		{method: "POST", pattern: "/v1/tasks/{id}/widen", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).widen)},
 
+		// Leases.
+		{method: "GET", pattern: "/v1/tasks/{id}/leases", surface: api, answer: typeJSON, status: 200, handle: answers((*call).leases)},
+		{method: "POST", pattern: "/v1/tasks/{id}/leases", surface: api, body: jsonBody, answer: typeJSON, status: 201, handle: takes((*call).checkOut)},
+		{method: "DELETE", pattern: "/v1/tasks/{id}/leases/{lease}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).giveBack)},
+
 		// Approvals.
 		{method: "GET", pattern: "/v1/approvals", surface: api, query: append([]string{"state"}, page...), answer: typeJSON, status: 200, stream: true, handle: approvals},
 		{method: "GET", pattern: "/v1/approvals/{id}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).approval)},

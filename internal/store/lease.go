@@ -52,9 +52,10 @@ func (b *Books) TryLease(id mayfly.LeaseID, tries int64, next time.Time) {
 	b.tx.add(tryLease, "lease", micros(next), string(id), tries)
 }
 
-// FailLease notes why the last try failed.
-func (b *Books) FailLease(id mayfly.LeaseID, problem string) {
-	b.tx.add(failLease, "", problem, string(id))
+// FailLease notes why the last of so many tries failed, and when the next is due.
+// Not a guard.
+func (b *Books) FailLease(id mayfly.LeaseID, tries int64, problem string, next time.Time) {
+	b.tx.add(failLease, "", problem, micros(next), string(id), tries)
 }
 
 // Lease reads one. The error is NotFound if there is none.

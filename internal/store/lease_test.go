@@ -85,9 +85,11 @@ func TestALeaseMovesOneWay(t *testing.T) {
 		}
 		due(now, 0)
 		due(now.Add(time.Minute), 1)
-		if err := db.Keep(ctx, func(b *Books) { b.FailLease(id, "it is down") }); err != nil {
+		if err := db.Keep(ctx, func(b *Books) { b.FailLease(id, 1, "it is down", now.Add(2*time.Minute)) }); err != nil {
 			t.Fatal(err)
 		}
+		due(now.Add(time.Minute), 0)
+		due(now.Add(2*time.Minute), 1)
 		step("an alarm", false, func(tx *Tx) { tx.AlarmLease(id, now) })
 		step("a second", true, func(tx *Tx) { tx.AlarmLease(id, now) })
 		if l := state(mayfly.LeaseReturning); l.Problem != "it is down" || l.Tries != 1 || l.AlarmedAt.IsZero() {

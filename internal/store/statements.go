@@ -315,7 +315,7 @@ var texts = [statements]string{
 	findLease:   `UPDATE lease SET returned_at = NULL, next_try = $1, tries = 0, alarmed_at = NULL WHERE id = $2 AND returned_at IS NOT NULL`,
 	tryLease: `UPDATE lease SET tries = tries + 1, next_try = $1
 		WHERE id = $2 AND tries = $3 AND ended_at IS NOT NULL AND returned_at IS NULL`,
-	failLease: `UPDATE lease SET problem = $1 WHERE id = $2 AND returned_at IS NULL`,
+	failLease: `UPDATE lease SET problem = $1, next_try = $2 WHERE id = $3 AND tries = $4 AND returned_at IS NULL`,
 
 	insertRevocation: `INSERT INTO revocation (id, kind, value, matches, by_whom, at, lifted_at)
 		VALUES ($1, $2, $3, $4, $5, $6, NULL)`,

@@ -114,7 +114,7 @@ func everyWrite(db *DB) []op {
 	tx.ActivateLease("l", "role", now, now)
 	tx.EndLease("l", mayfly.LeaseGivenBack, now)
 	b.TryLease("l", 0, now)
-	b.FailLease("l", "why")
+	b.FailLease("l", 1, "why", now)
 	tx.AlarmLease("l", now)
 	tx.ReturnLease("l", now)
 	tx.FindLease("l", now)
