@@ -316,7 +316,27 @@ type TaskClosed struct {
 type TaskRetired struct {
 	Task TaskID  `json:"task"`
 	Root Subject `json:"root"`
+	// Points are the enforcement points, and when each stopped.
+	Points []EnforcementPoint `json:"enforcement_points,omitempty"`
 }
+
+// EnforcementPoint is one node, and when it denied everything for a task that had
+// ended.
+type EnforcementPoint struct {
+	Node    string    `json:"node"`
+	Stopped time.Time `json:"stopped_at"` // at the latest
+	How     StopHow   `json:"how"`
+}
+
+// StopHow says how it is known that a node stopped.
+type StopHow string
+
+// The ways.
+const (
+	StopAcknowledged StopHow = "acknowledged" // it said that it had applied the end
+	StopLapsed       StopHow = "lapsed"       // it said nothing, and its authority lease had run out
+	StopByClock      StopHow = "clock"        // the end was a time that every node knew before
+)
 
 // RevocationMade: the kill switch was thrown: everything with this anywhere in
 // its chain is over, and nothing new opens for it until it is lifted.

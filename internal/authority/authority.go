@@ -63,13 +63,15 @@ type Authority struct {
 
 	proofs, assertions proofMemory
 
-	epoch   atomic.Int64 // the newest epoch applied here
-	follow  sync.Mutex   // one application of epoch changes at a time
-	reapNow chan struct{}
-	returns returns
-	pending sync.WaitGroup     // outcomes and retirements on their way to the store
-	writing context.Context    // for as long as those are tried
-	giveUp  context.CancelFunc // ends writing
+	epoch atomic.Int64 // the newest epoch applied here
+	// followed is the newest that is written down as applied.
+	followed atomic.Int64
+	follow   sync.Mutex // one application of epoch changes at a time
+	reapNow  chan struct{}
+	returns  returns
+	pending  sync.WaitGroup     // outcomes and retirements on their way to the store
+	writing  context.Context    // for as long as those are tried
+	giveUp   context.CancelFunc // ends writing
 }
 
 // New makes an Authority: it loads or makes the signing keys, confirms the

@@ -51,13 +51,8 @@ type CheckedOut struct {
 	Credential map[string]mayfly.Secret
 }
 
-const (
-	// issueWithin is how long a target may take to make a credential.
-	issueWithin = 10 * time.Second
-	// pendingFor is how long a lease may be pending before it is taken for one
-	// whose process ended: longer than any that is being made.
-	pendingFor = 30 * time.Second
-)
+// issueWithin is how long a target may take to make a credential.
+const issueWithin = 10 * time.Second
 
 // CheckOut lends a task the credential that a grant of it names, until the task
 // ends at the latest.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/store"
 )
 
 // The kinds of epoch change: what a node must forget or read again.
@@ -30,12 +31,28 @@ func (a *Authority) followEpoch(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := a.confirmEpoch(ctx); err != nil && ctx.Err() == nil {
 			a.logger.Warn("the epoch could not be confirmed; this node denies when its lease runs out", "error", err)
+		} else {
+			a.sayFollowed(ctx)
 		}
 		wait, cancel := context.WithTimeout(ctx, confirmEvery)
 		if err := a.db.Wait(wait); err != nil && wait.Err() == nil {
 			<-wait.Done() // no notices to be had just now: poll
 		}
 		cancel()
+	}
+}
+
+// sayFollowed writes down how far this node follows, where that has moved, so
+// that others can tell when it stopped.
+func (a *Authority) sayFollowed(ctx context.Context) {
+	n := a.epoch.Load()
+	if n == a.followed.Load() {
+		return
+	}
+	at := a.clock.now()
+	if err := a.db.Keep(ctx, func(b *store.Books) { b.FollowEpoch(n, at) }); err == nil {
+		a.followed.Store(n)
+		wake(a.reapNow) // a task may wait for it
 	}
 }
 

@@ -46,6 +46,11 @@ func (a *Authority) keepLeases(ctx context.Context) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	var asked time.Time
+	// Who took the last try may be the process that died before this one. That
+	// two try at once does no harm.
+	if err := a.db.Keep(ctx, func(b *store.Books) { b.HurryLeases(a.clock.now()) }); err != nil && ctx.Err() == nil {
+		a.logger.Warn("leases to return are not hurried, and tried when they are due", "error", err)
+	}
 	for {
 		if err := a.endLeases(ctx); err != nil && ctx.Err() == nil {
 			a.logger.Warn("ending leases stopped half-way and will go on", "error", err)
@@ -75,7 +80,7 @@ func (a *Authority) endLeases(ctx context.Context) error {
 			return nil
 		}
 		now := a.clock.now()
-		leases, err := a.db.LeasesToEnd(ctx, now, now.Add(-pendingFor), reapBatch)
+		leases, err := a.db.LeasesToEnd(ctx, now, reapBatch)
 		if err != nil {
 			return err
 		}

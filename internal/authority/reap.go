@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
@@ -93,12 +94,19 @@ func (a *Authority) reapOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		var retired atomic.Int64
 		err = a.each(closed, func(t *mayfly.Task) error {
+			points, stopped, err := a.points(ctx, t, now)
+			if err != nil || !stopped {
+				return err
+			}
 			failpoint.Here("reap.retire")
-			err := a.record(ctx, mayfly.TaskRetired{Task: t.ID, Root: t.Root}, func(tx *store.Tx) { tx.RetireTask(t.ID, now) })
+			e := mayfly.TaskRetired{Task: t.ID, Root: t.Root, Points: points}
+			err = a.record(ctx, e, func(tx *store.Tx) { tx.RetireTask(t.ID, now) })
 			if refusedBy(err) != "" {
 				return nil
 			}
+			retired.Add(1)
 			a.live.evict(t.ID)
 			return err
 		})
@@ -106,7 +114,7 @@ func (a *Authority) reapOnce(ctx context.Context) error {
 			return err
 		}
 		// One that was retired may have been the last below another.
-		if len(expired) < reapBatch && len(orphans) == 0 && len(closed) == 0 {
+		if len(expired) < reapBatch && len(orphans) == 0 && retired.Load() == 0 {
 			return nil
 		}
 	}

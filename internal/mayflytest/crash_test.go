@@ -33,7 +33,7 @@ import (
 const mayAsk = "http:orders:PUT:/v1/*"
 
 // everyWrite are the steps of a task's life that commit something.
-var everyWrite = []string{"start", "open", "token", "act", "child", "ticket", "redeem", "narrow", "complete", "revoke", "widen", "ask", "approve", "deny"}
+var everyWrite = []string{"start", "open", "token", "act", "child", "ticket", "redeem", "narrow", "complete", "revoke", "widen", "ask", "approve", "deny", "checkout", "giveback"}
 
 // killedAt is every failpoint there is, and during which steps the process is
 // killed there.
@@ -63,6 +63,12 @@ var killedAt = map[string][]string{
 	"revocation.committed": {"switch"},
 	"reap.orphan":          {"complete"},
 	"reap.retire":          {"complete"},
+	"lease.pending":        {"checkout"},
+	"lease.made":           {"checkout"},
+	"lease.active":         {"checkout"},
+	"lease.ended":          {"giveback"},
+	"lease.returning":      {"giveback"},
+	"lease.gone":           {"giveback"},
 }
 
 func TestKillAtEveryFailpointThereIs(t *testing.T) {
@@ -163,7 +169,7 @@ type life struct {
 
 func newLife(t *testing.T, program, dsn string) *life {
 	i := mayflytest.Install(t, program, dsn)
-	return &life{Installation: i, hand: hand{sys: i.System, client: i.Client, more: []string{mayAsk}}}
+	return &life{Installation: i, hand: hand{sys: i.System, client: i.Client, more: []string{mayAsk, reader}}}
 }
 
 // Serve starts the server and waits until it is ready.
@@ -217,12 +223,16 @@ func (l *life) killAt(name, during string) {
 		session = session.API().Resume(must1(session.Token(ctx, "")), nil)
 	}
 	path, approval := l.path(), ""
+	var loan client.Credential
 	switch during {
 	case "widen":
 		_, err = session.API().Narrow(ctx, session.Task(), mayflytest.Grants(t, mayRead))
 		must(err)
 	case "approve", "deny":
 		approval = l.ask(ctx, session, path)
+	case "giveback":
+		loan, err = session.CheckOut(ctx, reader)
+		must(err)
 	}
 	fay := l.approver("fay")
 	defer fay.Close()
@@ -262,6 +272,12 @@ func (l *life) killAt(name, during string) {
 			_, err = fay.Approve(ctx, approval, "")
 		case "deny":
 			_, err = fay.Deny(ctx, approval, "not today")
+		case "checkout":
+			if loan, err = session.CheckOut(ctx, reader); err == nil {
+				acknowledged = func(*mayflytest.Recorded) bool { return lease(t, l.System, session.Task()).State == mayfly.LeaseActive }
+			}
+		case "giveback":
+			_, err = session.API().GiveBack(ctx, session.Task(), loan.Lease)
 		case "complete":
 			_, err = session.Complete(ctx)
 			acknowledged = over
@@ -303,8 +319,46 @@ func (l *life) killAt(name, during string) {
 	if closed || during == "switch" {
 		want = http.StatusUnauthorized
 	}
+	if during == "checkout" || during == "giveback" {
+		l.returned(ctx, session, loan)
+	}
 	if status != want || below != want {
 		t.Errorf("the task's call is answered with %d and its child's with %d, want %d (closed: %t)", status, below, want, closed)
+	}
+}
+
+// returned sees that what is recorded as lent works, that nothing else does, and
+// that nothing does when its task has ended.
+func (l *life) returned(ctx context.Context, session *client.Session, loan client.Credential) {
+	l.T.Helper()
+	operator := l.Operator()
+	defer operator.Close()
+	standing := func() (active, moving int) {
+		leases, err := operator.Leases(ctx, session.Task())
+		if err != nil {
+			l.T.Fatal(err)
+		}
+		for _, one := range leases {
+			switch one.State {
+			case mayfly.LeaseActive:
+				active++
+			case mayfly.LeaseReturned:
+			default:
+				moving++
+			}
+		}
+		return active, moving
+	}
+	l.Eventually("every lease is lent or returned", func() bool { _, moving := standing(); return moving == 0 })
+	if active, _ := standing(); active != l.Lender.Lent() {
+		l.T.Errorf("%d are recorded as lent, and the database has %d", active, l.Lender.Lent())
+	}
+	if _, err := operator.Revoke(ctx, session.Task()); err != nil {
+		l.T.Fatal(err)
+	}
+	l.Eventually("all is returned", func() bool { active, moving := standing(); return active+moving == 0 && l.Lender.Lent() == 0 })
+	if len(loan.Values) > 0 && l.Lender.Reads(loan.Values) == nil {
+		l.T.Error("the credential works after its end")
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mayfly-id/mayfly/client"
 	"github.com/mayfly-id/mayfly/internal/mayflytest/idp"
+	"github.com/mayfly-id/mayfly/internal/mayflytest/pgtest"
 )
 
 // Build compiles the real program with these build tags and gives its path. It
@@ -42,6 +43,7 @@ type Installation struct {
 	*System
 	Dir    string // holds mayfly.yaml
 	Handed *Handed
+	Lender *pgtest.Lender // target "db"
 
 	program string
 	public  string // host:port
@@ -68,6 +70,7 @@ targets:
     kind: http
     url: %[7]q
     credential: {header: Authorization, value: "Bearer ${file:upstream.key}"}
+  - {name: db, kind: postgres, admin_dsn: "${file:db.dsn}", roles: {reader: {grant: [%[8]s]}}}
 limits:
   unauthenticated: {per_second: 100000, burst: 100000}
   token: {per_second: 100000, burst: 100000}
@@ -86,6 +89,7 @@ grants:
     budget: {calls: 100000}
   - http:orders:PUT:/v1/*
   - mcp:bank:list_invoices
+  - postgres:db:reader
 approvals: [{grant: "http:orders:PUT:/v1/*", group: finance}]
 default: [http:orders:GET:/v1/*]
 lifetime: {idle: 10m, default: 15m, max: 1h}
@@ -111,13 +115,13 @@ func Install(t testing.TB, program, dsn string) *Installation {
 			IDP: idp.New(t), Bank: newBank(t, true), Orders: newOrders(t),
 		},
 		Dir: dir, program: program, public: free.Addr().String(), armed: filepath.Join(dir, "failpoint"),
-		Handed: &Handed{},
+		Handed: &Handed{}, Lender: pgtest.NewLender(t),
 	}
 	i.Seal = newSeal()
-	config := fmt.Sprintf(installed, i.Issuer, i.public, "unix://"+i.Socket, dsn, i.IDP.URL(), i.Bank.URL, i.Orders.URL)
+	config := fmt.Sprintf(installed, i.Issuer, i.public, "unix://"+i.Socket, dsn, i.IDP.URL(), i.Bank.URL, i.Orders.URL, i.Lender.Group)
 	must(t, os.Mkdir(filepath.Join(dir, "profiles"), 0o700))
 	for name, text := range map[string]string{
-		"mayfly.yaml": config, "profiles/invoice.yaml": installedProfile, "upstream.key": upstreamKey, "failpoint": "",
+		"mayfly.yaml": config, "profiles/invoice.yaml": installedProfile, "upstream.key": upstreamKey, "failpoint": "", "db.dsn": i.Lender.Admin,
 		"seal.key": base64.StdEncoding.EncodeToString(i.Seal[:]) + "\n",
 	} {
 		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))

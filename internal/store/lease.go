@@ -52,6 +52,10 @@ func (b *Books) TryLease(id mayfly.LeaseID, tries int64, next time.Time) {
 	b.tx.add(tryLease, "lease", micros(next), string(id), tries)
 }
 
+// HurryLeases makes the next try of every lease that is to be returned due at
+// now. Not a guard.
+func (b *Books) HurryLeases(now time.Time) { b.tx.add(hurryLeases, "", micros(now)) }
+
 // FailLease notes why the last of so many tries failed, and when the next is due.
 // Not a guard.
 func (b *Books) FailLease(id mayfly.LeaseID, tries int64, problem string, next time.Time) {
@@ -85,9 +89,10 @@ func (db *DB) LeasesOf(ctx context.Context, task mayfly.TaskID) ([]*mayfly.Lease
 }
 
 // LeasesToEnd reads those that nobody ended yet though their task is closed, they
-// have expired at now, or they have been pending since before pending.
-func (db *DB) LeasesToEnd(ctx context.Context, now, pending time.Time, limit int) ([]*mayfly.Lease, error) {
-	return collect(ctx, db, scanLease, readLeasesToEnd, micros(now), micros(pending), int64(limit))
+// have expired at now, or they are pending and the call that asked for them has
+// ended: what it was answered with was not the credential.
+func (db *DB) LeasesToEnd(ctx context.Context, now time.Time, limit int) ([]*mayfly.Lease, error) {
+	return collect(ctx, db, scanLease, readLeasesToEnd, micros(now), int64(limit))
 }
 
 // LeasesDue reads those to return whose next try is due at now, the longest due

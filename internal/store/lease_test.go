@@ -42,10 +42,19 @@ func TestALeaseMovesOneWay(t *testing.T) {
 			}
 		}
 
-		step("pending", false, func(tx *Tx) { tx.InsertLease(lease) })
+		step("pending", false, func(tx *Tx) { tx.InsertLease(lease); tx.OpenCall("dec", "t", now) })
 		if l := state(mayfly.LeasePending); l.Root.ID != lease.Root.ID || l.Grant() != "postgres:db:reader" || !l.ExpiresAt.Equal(lease.ExpiresAt) {
 			t.Errorf("%+v", l)
 		}
+		toEnd := func(what string, at time.Time, want int) {
+			t.Helper()
+			if got, err := db.LeasesToEnd(ctx, at, 10); err != nil || len(got) != want {
+				t.Errorf("%s: %d are to end (%v), want %d", what, len(got), err, want)
+			}
+		}
+		toEnd("while it is made", now, 0)
+		step("its call ends", false, func(tx *Tx) { tx.EndCall("dec") })
+		toEnd("after a call that was not answered with it", now, 1)
 		step("returned before it ended", true, func(tx *Tx) { tx.ReturnLease(id, now) })
 		step("active", false, func(tx *Tx) { tx.ActivateLease(id, "mf_x", now.Add(time.Minute), now) })
 		step("active twice", true, func(tx *Tx) { tx.ActivateLease(id, "mf_y", now, now) })
@@ -55,16 +64,11 @@ func TestALeaseMovesOneWay(t *testing.T) {
 		if _, err := db.LeaseOf(ctx, ""); mayfly.KindOf(err) != mayfly.NotFound {
 			t.Errorf("by no principal: %v", err)
 		}
-		for at, want := range map[time.Time]int{now: 0, now.Add(time.Minute): 1} {
-			if got, err := db.LeasesToEnd(ctx, at, now.Add(-time.Minute), 10); err != nil || len(got) != want {
-				t.Errorf("at %s, %d are to end (%v)", at, len(got), err)
-			}
-		}
+		toEnd("while it is lent", now, 0)
+		toEnd("when it has expired", now.Add(time.Minute), 1)
 		step("the task closes", false, func(tx *Tx) { tx.CloseTask("t", mayfly.Completed, "me", now) })
 		retires(0)
-		if got, err := db.LeasesToEnd(ctx, now, now.Add(-time.Minute), 10); err != nil || len(got) != 1 {
-			t.Errorf("its task closed, and %d are to end (%v)", len(got), err)
-		}
+		toEnd("when its task closed", now, 1)
 		due(now.Add(time.Hour), 0)
 		step("ended", false, func(tx *Tx) { tx.EndLease(id, mayfly.LeaseTaskEnded, now) })
 		step("ended twice", true, func(tx *Tx) { tx.EndLease(id, mayfly.LeaseGivenBack, now) })

@@ -493,3 +493,32 @@ func (db *DB) Anchor(ctx context.Context) (Anchor, error) {
 	a.At, a.UnanchoredAt = fromMicros(at), maybe(unanchored)
 	return a, err
 }
+
+// Follower is one process and how far it follows the epoch.
+type Follower struct {
+	Node  string
+	Epoch int64
+	At    time.Time // since when, at the latest
+}
+
+// Followers are the processes that ran at a time.
+func (db *DB) Followers(ctx context.Context, at time.Time) ([]Follower, error) {
+	return collect(ctx, db, func(rows *sql.Rows) (Follower, error) {
+		var f Follower
+		var followed int64
+		err := rows.Scan(&f.Node, &f.Epoch, &followed)
+		f.At = fromMicros(followed)
+		return f, err
+	}, readProcesses, micros(at), micros(at.Add(-aliveFor)))
+}
+
+// EpochOf is the epoch by which a process denies for the last of a chain that
+// closed at a time; 0 if the clock alone closed it, which needs none.
+func (db *DB) EpochOf(ctx context.Context, chain []mayfly.TaskID, closed time.Time) (n int64, err error) {
+	args := make([]any, 0, chainSlots+1)
+	for i := range chainSlots {
+		args = append(args, string(chain[min(i, len(chain)-1)]))
+	}
+	err = db.readRow(ctx, readEpochOf, append(args, micros(closed)), &n)
+	return n, err
+}

@@ -77,6 +77,7 @@ const (
 	insertMeta
 	insertProcess
 	seenProcess
+	followEpoch
 	appendSpan
 	putTile
 	moveHead
@@ -88,6 +89,7 @@ const (
 	findLease
 	tryLease
 	failLease
+	hurryLeases
 	moveAnchor
 	beginUnanchored
 	endUnanchored
@@ -148,6 +150,8 @@ const (
 	readTile
 	readHead
 	readAnchor
+	readProcesses
+	readEpochOf
 	readLease
 	readLeaseOf
 	readLeasesOf
@@ -315,7 +319,8 @@ var texts = [statements]string{
 	findLease:   `UPDATE lease SET returned_at = NULL, next_try = $1, tries = 0, alarmed_at = NULL WHERE id = $2 AND returned_at IS NOT NULL`,
 	tryLease: `UPDATE lease SET tries = tries + 1, next_try = $1
 		WHERE id = $2 AND tries = $3 AND ended_at IS NOT NULL AND returned_at IS NULL`,
-	failLease: `UPDATE lease SET problem = $1, next_try = $2 WHERE id = $3 AND tries = $4 AND returned_at IS NULL`,
+	hurryLeases: `UPDATE lease SET next_try = $1 WHERE ended_at IS NOT NULL AND returned_at IS NULL AND next_try > $1`,
+	failLease:   `UPDATE lease SET problem = $1, next_try = $2 WHERE id = $3 AND tries = $4 AND returned_at IS NULL`,
 
 	insertRevocation: `INSERT INTO revocation (id, kind, value, matches, by_whom, at, lifted_at)
 		VALUES ($1, $2, $3, $4, $5, $6, NULL)`,
@@ -355,6 +360,8 @@ var texts = [statements]string{
 	insertMeta:    `INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING`,
 	insertProcess: `INSERT INTO process (proc, node, started_at, seen_at) VALUES ($1, $2, $3, $4) ON CONFLICT (proc) DO NOTHING`,
 	seenProcess:   `UPDATE process SET seen_at = $1 WHERE proc = $2`,
+
+	followEpoch: `UPDATE process SET epoch = $1, epoch_at = $2 WHERE proc = $3 AND epoch < $1`,
 
 	appendSpan: `INSERT INTO log_span (start, proc, seq, n) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
 	putTile: `INSERT INTO log_tile (level, idx, data) VALUES ($1, $2, $3)
@@ -455,11 +462,15 @@ var texts = [statements]string{
 
 	readAnchor: `SELECT size, note, at, unanchored_at FROM log_anchor WHERE one = 1`,
 
+	readProcesses: `SELECT node, epoch, epoch_at FROM process WHERE started_at <= $1 AND seen_at > $2 ORDER BY node, proc`,
+	readEpochOf: `SELECT COALESCE(MAX(n), 0) FROM epoch_change WHERE (kind = 'task' AND subject IN ($1, $2, $3, $4, $5, $6))
+		OR (kind = 'revocation' AND at = $7)`,
 	readLease:    `SELECT ` + leaseColumns + ` FROM lease l WHERE l.id = $1`,
 	readLeaseOf:  `SELECT ` + leaseColumns + ` FROM lease l WHERE l.principal = $1 AND l.principal <> '' ORDER BY l.id DESC LIMIT 1`,
 	readLeasesOf: `SELECT ` + leaseColumns + ` FROM lease l WHERE l.task = $1 ORDER BY l.id`,
 	readLeasesToEnd: `SELECT ` + leaseColumns + ` FROM lease l CROSS JOIN task t WHERE l.ended_at IS NULL AND t.id = l.task
-		AND (t.closed_at IS NOT NULL OR l.expires_at <= $1 OR (l.active_at IS NULL AND l.opened_at <= $2)) ORDER BY l.id LIMIT $3`,
+		AND (t.closed_at IS NOT NULL OR l.expires_at <= $1
+			OR (l.active_at IS NULL AND NOT EXISTS (SELECT 1 FROM open_call c WHERE c.decision = l.decision))) ORDER BY l.id LIMIT $2`,
 	readLeasesDue: `SELECT ` + leaseColumns + ` FROM lease l WHERE l.ended_at IS NOT NULL AND l.returned_at IS NULL AND l.next_try <= $1
 		ORDER BY l.next_try, l.id LIMIT $2`,
 }

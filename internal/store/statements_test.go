@@ -114,6 +114,7 @@ func everyWrite(db *DB) []op {
 	tx.ActivateLease("l", "role", now, now)
 	tx.EndLease("l", mayfly.LeaseGivenBack, now)
 	b.TryLease("l", 0, now)
+	b.HurryLeases(now)
 	b.FailLease("l", 1, "why", now)
 	tx.AlarmLease("l", now)
 	tx.ReturnLease("l", now)
@@ -121,6 +122,7 @@ func everyWrite(db *DB) []op {
 	b.MoveAnchor(1, []byte("note"), now)
 	tx.BeginUnanchored(0, now)
 	tx.EndUnanchored()
+	b.FollowEpoch(1, now)
 	b.PurgeOnce(now)
 	return tx.ops
 }
@@ -191,9 +193,11 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err33 := db.DecisionsAfter(ctx, -1, at, 1)
 		_, err38 := db.Anchor(ctx)
 		_, err39 := db.LeasesOf(ctx, "a")
-		_, err40 := db.LeasesToEnd(ctx, at, at, 1)
+		_, err40 := db.LeasesToEnd(ctx, at, 1)
+		_, err42 := db.Followers(ctx, at)
+		_, err43 := db.EpochOf(ctx, []mayfly.TaskID{"a"}, at)
 		_, err41 := db.LeasesDue(ctx, at, 1)
-		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41} {
+		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41, err42, err43} {
 			if err != nil {
 				t.Errorf("read %d: %v (%v)", i+28, err, mayfly.AsError(err).Unwrap())
 			}

@@ -350,3 +350,9 @@ func (b *Books) PurgeOnce(before time.Time) {
 	b.tx.add(purgeOnce, "", micros(before), int64(purgeLimit))
 	b.tx.add(purgeRevoked, "", micros(before))
 }
+
+// FollowEpoch notes that this process has applied every change up to epoch at a
+// time. Not a guard.
+func (b *Books) FollowEpoch(epoch int64, at time.Time) {
+	b.tx.add(followEpoch, "", epoch, micros(at), b.tx.db.proc)
+}
