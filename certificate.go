@@ -10,8 +10,8 @@ type Certificate struct {
 	Issuer   string    `json:"iss"`
 	Subject  string    `json:"sub"` // the task's identity, a SPIFFE ID
 	IssuedAt time.Time `json:"issued_at"`
-	// Final is false while something of the task is still to be returned or
-	// stopped: then it says how far that has come.
+	// Final is false while something of the task is still to be returned, stopped,
+	// or given its place in the log: then it says how far that has come.
 	Final bool `json:"final"`
 
 	Task     CertifiedTask   `json:"task"`

@@ -73,3 +73,11 @@ func (c *Client) GiveBack(ctx context.Context, task mayfly.TaskID, lease mayfly.
 	err := c.call(ctx, request{method: http.MethodDelete, path: taskPath(task) + "/leases/" + url.PathEscape(string(lease))}, &l)
 	return l, err
 }
+
+// Certificate is the signed account of how a task ended, a compact JWS under the
+// keys of the server's JWKS. The error is Conflict while the task lives.
+func (c *Client) Certificate(ctx context.Context, task mayfly.TaskID) (string, error) {
+	var text string
+	err := c.call(ctx, request{method: http.MethodGet, path: taskPath(task) + "/certificate"}, &text)
+	return text, err
+}

@@ -14,7 +14,9 @@ import (
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/client"
 	"github.com/mayfly-id/mayfly/internal/eventlog"
+	"github.com/mayfly-id/mayfly/internal/jose"
 	"github.com/mayfly-id/mayfly/internal/store"
+	"github.com/mayfly-id/mayfly/internal/token"
 )
 
 // logCmd is mayfly log.
@@ -90,10 +92,11 @@ func (t *terminal) events(events []client.Event) {
 
 // logVerifyCmd is mayfly log verify.
 type logVerifyCmd struct {
-	Proof      string   `arg:"" optional:"" help:"A proof that mayfly log prove wrote, or a checkpoint. Default: the whole log in the store that the configuration names."`
+	Proof      string   `arg:"" optional:"" help:"A proof that mayfly log prove wrote, a checkpoint, or a certificate. Default: the whole log in the store that the configuration names."`
 	VKey       string   `name:"vkey" placeholder:"KEY" help:"With a proof or a checkpoint: the log's verifier key, as /log/vkey says it, or a file that holds it."`
 	Checkpoint []string `sep:"none" placeholder:"FILE" help:"A checkpoint that was fetched from /log/checkpoint and kept elsewhere: the log must have grown out of it. Can be given again."`
 	Witness    []string `sep:"none" placeholder:"KEY" help:"The verifier key of a witness, or a file that holds it: the proof, or each checkpoint, must be cosigned. Can be given again."`
+	JWKS       string   `name:"jwks" placeholder:"FILE" help:"With a certificate: the keys of its issuer, as /oauth2/jwks serves them."`
 	Quorum     string   `placeholder:"N" help:"How many of the witnesses must have cosigned it: any, all, or a number. Default: all."`
 }
 
@@ -112,6 +115,11 @@ Only a checkpoint that was kept elsewhere shows that something is missing:
 A proof needs neither store nor configuration, only the log's verifier key:
 
   mayfly log verify payment.tlog-proof --vkey vkey
+
+So does a certificate, which is checked against the keys of its issuer, and with
+--vkey the checkpoint in it against the log's:
+
+  mayfly log verify task.jwt --jwks jwks.json --vkey vkey
 
 Where witnesses cosign the log, a proof or a checkpoint (of /log/anchor) can be
 held to that:
@@ -195,6 +203,9 @@ func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 
 // file checks a proof, or a checkpoint.
 func (v logVerifyCmd) file(t *terminal, quorum eventlog.Quorum) error {
+	if v.JWKS != "" {
+		return v.certificate(t, quorum)
+	}
 	if v.VKey == "" {
 		return usageError("say whose log it is with --vkey: the line that the log serves at /log/vkey, or a file that holds it")
 	}
@@ -231,6 +242,50 @@ func (v logVerifyCmd) file(t *terminal, quorum eventlog.Quorum) error {
 	}
 	fmt.Fprintf(t.Stdout, "ok: the record at position %d of %s, under the checkpoint of %d records%s\n%s\n",
 		p.Position, clean(p.Origin), p.Size, cosigned(p.Witnesses), clean(string(p.Leaf)))
+	return nil
+}
+
+// certificate checks a retirement certificate.
+func (v logVerifyCmd) certificate(t *terminal, quorum eventlog.Quorum) error {
+	text, err := os.ReadFile(v.Proof)
+	if err != nil {
+		return err
+	}
+	set, err := os.ReadFile(v.JWKS)
+	if err != nil {
+		return err
+	}
+	keys, err := jose.ParseKeySet(set)
+	if err != nil {
+		return fmt.Errorf("%s: %w", v.JWKS, err)
+	}
+	payload, err := token.CheckCertificate(strings.TrimSpace(string(text)), keys)
+	if err != nil {
+		return err
+	}
+	var c mayfly.Certificate
+	if err := json.Unmarshal(payload, &c); err != nil {
+		return mayfly.Errorf(mayfly.Invalid, "the certificate holds, and says nothing that this version can read: %v", err)
+	}
+	log := "; its checkpoint was not checked: give the log's key with --vkey"
+	if v.VKey != "" {
+		checked, err := eventlog.VerifyCheckpoint([]byte(c.Log.Checkpoint), orFile(v.VKey), quorum)
+		if err != nil {
+			return err
+		}
+		for _, r := range c.Log.Records {
+			if r.Position != nil && *r.Position >= checked.Size {
+				return mayfly.Errorf(mayfly.Invalid, "the certificate names the position %d, and its checkpoint is of %d records", *r.Position, checked.Size)
+			}
+		}
+		log = fmt.Sprintf(", and its checkpoint of %d records of %s%s", checked.Size, clean(checked.Origin), cosigned(checked.Witnesses))
+	}
+	if t.JSON {
+		_, err := fmt.Fprintf(t.Stdout, "%s\n", payload)
+		return err
+	}
+	fmt.Fprintf(t.Stdout, "ok: the certificate of %s by %s%s\n", clean(string(c.Task.ID)), clean(c.Issuer), log)
+	t.certificate(&c)
 	return nil
 }
 

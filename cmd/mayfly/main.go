@@ -29,26 +29,27 @@ type cli struct {
 	Addr   string `help:"Server to talk to: https://host, or unix:///path. Default: the admin socket in the configuration." placeholder:"ADDRESS" env:"MAYFLY_ADDR"`
 	JSON   bool   `help:"Print JSON."`
 
-	Init      initCmd      `cmd:"" help:"Write a small, commented, working configuration."`
-	Check     checkCmd     `cmd:"" help:"Check the configuration, all of it, without starting anything."`
-	Serve     serveCmd     `cmd:"" help:"Run the server."`
-	Sandbox   sandboxCmd   `cmd:"" help:"Watch the whole road once, on this machine alone."`
-	Run       runCmd       `cmd:"" help:"Run a command with a task of its own."`
-	Delegate  delegateCmd  `cmd:"" help:"Hand authority over: print a ticket."`
-	Ps        psCmd        `cmd:"" help:"List live tasks: who for, what for, time left."`
-	Show      showCmd      `cmd:"" help:"Show a task."`
-	Complete  completeCmd  `cmd:"" help:"End a task whose work is done."`
-	Narrow    narrowCmd    `cmd:"" help:"Take from a running task all but some grants."`
-	Widen     widenCmd     `cmd:"" help:"Give a running task more grants."`
-	Approvals approvalsCmd `cmd:"" help:"Show what waits for a human, and answer."`
-	Pins      pinsCmd      `cmd:"" help:"Show what tools are held to, and accept changes."`
-	Revoke    revokeCmd    `cmd:"" help:"End a task, or everything of a human, service, profile, source or client."`
-	Trace     traceCmd     `cmd:"" help:"Lead from any id back to who is behind it."`
-	Explain   explainCmd   `cmd:"" help:"Say why a decision is what it is."`
-	Replay    replayCmd    `cmd:"" help:"Decide what was decided again, under other policies."`
-	Test      testCmd      `cmd:"" help:"Decide written cases, and say which come out otherwise than they should."`
-	Log       logCmd       `cmd:"" help:"Read and check the event log."`
-	Version   versionCmd   `cmd:"" help:"Print the version."`
+	Init        initCmd        `cmd:"" help:"Write a small, commented, working configuration."`
+	Check       checkCmd       `cmd:"" help:"Check the configuration, all of it, without starting anything."`
+	Serve       serveCmd       `cmd:"" help:"Run the server."`
+	Sandbox     sandboxCmd     `cmd:"" help:"Watch the whole road once, on this machine alone."`
+	Run         runCmd         `cmd:"" help:"Run a command with a task of its own."`
+	Delegate    delegateCmd    `cmd:"" help:"Hand authority over: print a ticket."`
+	Ps          psCmd          `cmd:"" help:"List live tasks: who for, what for, time left."`
+	Show        showCmd        `cmd:"" help:"Show a task."`
+	Complete    completeCmd    `cmd:"" help:"End a task whose work is done."`
+	Narrow      narrowCmd      `cmd:"" help:"Take from a running task all but some grants."`
+	Widen       widenCmd       `cmd:"" help:"Give a running task more grants."`
+	Approvals   approvalsCmd   `cmd:"" help:"Show what waits for a human, and answer."`
+	Pins        pinsCmd        `cmd:"" help:"Show what tools are held to, and accept changes."`
+	Revoke      revokeCmd      `cmd:"" help:"End a task, or everything of a human, service, profile, source or client."`
+	Certificate certificateCmd `cmd:"" help:"Show, or keep, the signed account of how a task ended."`
+	Trace       traceCmd       `cmd:"" help:"Lead from any id back to who is behind it."`
+	Explain     explainCmd     `cmd:"" help:"Say why a decision is what it is."`
+	Replay      replayCmd      `cmd:"" help:"Decide what was decided again, under other policies."`
+	Test        testCmd        `cmd:"" help:"Decide written cases, and say which come out otherwise than they should."`
+	Log         logCmd         `cmd:"" help:"Read and check the event log."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
 }
 
 // terminal is what a verb works with.

@@ -5,24 +5,28 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/ncruces/go-sqlite3/driver"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/mayfly-id/mayfly/client"
 	"github.com/mayfly-id/mayfly/internal/mayflytest/cosigner"
+	"github.com/mayfly-id/mayfly/internal/mayflytest/pgtest"
 	"github.com/mayfly-id/mayfly/internal/sandbox"
 )
 
-// TestMain lets the scenarios run this very binary as mayfly, and as the agent
-// tool.
+// TestMain lets the scenarios run this very binary as mayfly, and as the agents
+// tool and orders.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mayfly": main, "tool": tool})
+	testscript.Main(m, map[string]func(){"mayfly": main, "tool": tool, "orders": orders})
 }
 
 // TestScenarios are the product as a user meets it: testdata/*.txt.
@@ -34,18 +38,49 @@ func TestScenarios(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"freeport":   freePortIn,
-			"ready":      serverReady,
-			"appears":    appears,
-			"checkpoint": fetchCheckpoint,
-			"witnesses":  startWitnesses,
-			"anchored":   fetchAnchor,
-			"sql":        alterDatabase,
-			"flip":       flipBit,
-			"world":      startWorld,
-			"token":      tokenOf,
+			"freeport":  freePortIn,
+			"ready":     serverReady,
+			"appears":   appears,
+			"fetch":     fetch,
+			"witnesses": startWitnesses,
+			"anchored":  fetchAnchor,
+			"sql":       alterDatabase,
+			"flip":      flipBit,
+			"world":     startWorld,
+			"token":     tokenOf,
+			"lender":    func(ts *testscript.TestScript, neg bool, args []string) { startLender(t, ts, neg, args) },
 		},
 	})
+}
+
+// startLender makes a database that lends, writes the address of its admin into a
+// file and sets a variable to the role it lends: lender FILE VARIABLE.
+func startLender(t *testing.T, ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: lender FILE VARIABLE")
+	}
+	l := pgtest.NewLender(t)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(l.Admin), 0o600))
+	ts.Setenv(args[1], l.Group)
+}
+
+// orders is a whole agent: it reads the orders of the database that its
+// environment names, as any client of PostgreSQL does.
+func orders() {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, strings.Join(os.Args[1:], " "))
+	if err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+	defer conn.Close(ctx)
+	var who string
+	var n int
+	if err := conn.QueryRow(ctx, `SELECT current_user, count(*) FROM orders`).Scan(&who, &n); err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+	fmt.Printf("%s reads %d\n", who, n)
 }
 
 // demo holds the demo world of one script.
@@ -178,16 +213,22 @@ func operator(ts *testscript.TestScript) *client.Client {
 	return c
 }
 
-// fetchCheckpoint keeps the newest checkpoint in a file: checkpoint FILE.
-func fetchCheckpoint(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: checkpoint FILE")
+// fetch writes what the server serves to anybody into a file: fetch PATH FILE.
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: fetch PATH FILE")
 	}
-	c := operator(ts)
-	defer c.Close()
-	signed, err := c.Checkpoint(context.Background())
+	c, err := Load(ts.MkAbs(ts.Getenv("MAYFLY_CONFIG")))
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(signed), 0o644))
+	resp, err := http.Get(c.Issuer + args[0])
+	ts.Check(err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("%s: %s", resp.Status, text)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), text, 0o644))
 }
 
 // startWitnesses starts witnesses of the log whose key is in a file, until the

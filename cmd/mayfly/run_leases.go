@@ -50,7 +50,13 @@ func checkOut(ctx context.Context, session *client.Session) (env []string, remov
 		v := func(name string) string { return d.Values[name].Reveal() }
 		// A backslash stands before what would end a field of the password file.
 		escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace
-		fmt.Fprintf(&passwords, "%s:%s:%s:%s:%s\n", escape(v("host")), v("port"), escape(v("database")), v("user"), v("password"))
+		hosts := []string{v("host")}
+		if strings.HasPrefix(v("host"), "/") { // a socket, which some clients look up as this
+			hosts = append(hosts, "localhost")
+		}
+		for _, host := range hosts {
+			fmt.Fprintf(&passwords, "%s:%s:%s:%s:%s\n", escape(host), v("port"), escape(v("database")), v("user"), v("password"))
+		}
 		fmt.Fprintf(&services, "[%s]\nhost=%s\nport=%s\ndbname=%s\nuser=%s\n", d.service, v("host"), v("port"), v("database"), v("user"))
 	}
 	files := map[string]string{"PGPASSFILE": passwords.String(), "PGSERVICEFILE": services.String()}

@@ -43,11 +43,7 @@ func showTask(out io.Writer, t client.Task) error {
 	row("task", "%s", t.ID)
 	row("identity", "%s", t.Identity)
 	row("for", "%s (%s)", t.Root.Subject, t.Root.Kind)
-	vouched := "stated by the agent"
-	if t.Purpose.Verified {
-		vouched = "said by the delegator"
-	}
-	row("purpose", "%s (%s)", t.Purpose.Text, vouched)
+	row("purpose", "%s (%s)", t.Purpose.Text, vouched(t.Purpose))
 	row("chain", "%s", strings.Join(t.Chain, " > "))
 	for _, g := range t.Grants {
 		row("may", "%s", describeGrant(g))
@@ -112,4 +108,12 @@ func describeGrant(g mayfly.Grant) string {
 		text += fmt.Sprintf(", at most %s in %s", count(int(r.Calls), "call"), r.Per)
 	}
 	return text
+}
+
+// vouched says by whose word a purpose is one.
+func vouched(p mayfly.Purpose) string {
+	if p.Verified {
+		return "said by the delegator"
+	}
+	return "stated by the agent"
 }

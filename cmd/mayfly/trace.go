@@ -10,7 +10,7 @@ import (
 
 // traceCmd is mayfly trace.
 type traceCmd struct {
-	ID string `arg:"" help:"A task, a decision, a record, or a token's jti."`
+	ID string `arg:"" help:"A task, a decision, a record, a token's jti, a lease, or the name of a database role that was lent."`
 }
 
 // Run leads from any id back to whoever is behind it.

@@ -88,6 +88,10 @@ func (a *Authority) account(ctx context.Context, t *store.TaskRow, now time.Time
 			return nil, err
 		}
 	}
+	// What is not in the log yet can still be proven to nobody.
+	for _, r := range c.Log.Records {
+		c.Final = c.Final && r.Position != nil
+	}
 	// Read last, so that it covers every position above.
 	checkpoint, err := a.log.Checkpoint(ctx)
 	if err != nil {

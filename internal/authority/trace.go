@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
@@ -54,7 +55,8 @@ type EventPage struct {
 const maxTraceEvents = 500
 
 // Trace finds the task behind an id and everyone above it. The id is a task's,
-// a decision's, a record's, or a token's jti (which is its record's id).
+// a decision's, a record's, a token's jti (which is its record's id), a lease's,
+// or what a target calls one, such as the name of a database role.
 func (a *Authority) Trace(ctx context.Context, p Presented, id string) (TraceView, error) {
 	w, err := a.identify(ctx, &p)
 	if err != nil {
@@ -65,7 +67,16 @@ func (a *Authority) Trace(ctx context.Context, p Presented, id string) (TraceVie
 	}
 	task := mayfly.TaskID(id)
 	var rows []store.EventRow
-	if _, err := mayfly.ParseTaskID(id); err != nil {
+	lease, err := a.leaseNamed(ctx, id)
+	if err != nil {
+		return TraceView{}, err
+	}
+	if lease != nil {
+		if rows, err = a.leaseRecords(ctx, lease); err != nil {
+			return TraceView{}, err
+		}
+		task = lease.Task
+	} else if _, err := mayfly.ParseTaskID(id); err != nil {
 		if rows, err = a.db.EventsByDecision(ctx, id); err != nil {
 			return TraceView{}, err
 		}
@@ -123,6 +134,52 @@ func (a *Authority) Trace(ctx context.Context, p Presented, id string) (TraceVie
 	}
 	v.Events, err = a.eventViews(ctx, rows)
 	return v, err
+}
+
+// leaseNamed is the lease that goes by a name: its own id, or what its target
+// calls it. There may be none.
+func (a *Authority) leaseNamed(ctx context.Context, name string) (*mayfly.Lease, error) {
+	var l *mayfly.Lease
+	id, err := mayfly.ParseLeaseID(name)
+	if err == nil {
+		l, err = a.db.Lease(ctx, id)
+	} else {
+		l, err = a.db.LeaseOf(ctx, name)
+	}
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		return nil, nil
+	}
+	return l, err
+}
+
+// leaseRecords are the decision that a lease was lent by, and what became of it.
+func (a *Authority) leaseRecords(ctx context.Context, l *mayfly.Lease) ([]store.EventRow, error) {
+	rows, err := a.db.EventsByDecision(ctx, l.Decision)
+	if err != nil {
+		return nil, err
+	}
+	all, err := a.db.EventsByTask(ctx, l.Task, "", maxTraceEvents)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range all {
+		if !strings.HasPrefix(row.Kind, "lease.") || row.Decision != "" {
+			continue // those with a decision are there already
+		}
+		var e struct {
+			Lease mayfly.LeaseID `json:"lease"`
+		}
+		body, err := a.db.Body(ctx, row)
+		if err == nil {
+			err = strictjson.UnmarshalLenient(body, strictjson.Limits{}, &e)
+		}
+		if err == nil && e.Lease == l.ID {
+			rows = append(rows, row)
+		} else if err != nil && mayfly.KindOf(err) != mayfly.Gone {
+			return nil, err
+		}
+	}
+	return rows, nil
 }
 
 // Events reads a task's records, oldest first.

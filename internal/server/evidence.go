@@ -66,3 +66,13 @@ func entries(c *call) error {
 	c.writeBytes(c.route.status, typeBytes, data)
 	return nil
 }
+
+// certificate answers with the signed account of how a task ended.
+func certificate(c *call) error {
+	text, err := c.s.a.Certificate(c.ctx(), c.presented(), c.values["id"])
+	if err != nil {
+		return err
+	}
+	c.writeBytes(c.route.status, typeJWT, []byte(text))
+	return nil
+}

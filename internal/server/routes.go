@@ -58,6 +58,7 @@ const (
 	typeText    = "text/plain; charset=utf-8"
 	typeBytes   = "application/octet-stream"
 	typeSSE     = "text/event-stream"
+	typeJWT     = "application/jwt" // RFC 7519 section 10.3.1
 )
 
 // routes is everything the server answers, beside the gateway's /mcp/ and
@@ -81,6 +82,7 @@ func routes() []route {
 		{method: "GET", pattern: "/v1/tasks/{id}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).task)},
 		{method: "GET", pattern: "/v1/tasks/{id}/tree", surface: api, answer: typeJSON, status: 200, handle: answers((*call).tree)},
 		{method: "GET", pattern: "/v1/tasks/{id}/events", surface: api, query: page, answer: typeJSON, status: 200, handle: answers((*call).taskEvents)},
+		{method: "GET", pattern: "/v1/tasks/{id}/certificate", surface: api, answer: typeJWT, status: 200, handle: certificate},
 		{method: "POST", pattern: "/v1/tasks/{id}/complete", surface: api, answer: typeJSON, status: 200, handle: answers((*call).complete)},
 		{method: "POST", pattern: "/v1/tasks/{id}/revoke", surface: api, answer: typeJSON, status: 200, handle: answers((*call).revoke)},
 		{method: "POST", pattern: "/v1/tasks/{id}/heartbeat", surface: api, answer: typeJSON, status: 200, handle: answers((*call).heartbeat)},

@@ -31,6 +31,7 @@ import (
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/attest"
 	"github.com/mayfly-id/mayfly/internal/authority"
+	"github.com/mayfly-id/mayfly/internal/broker"
 	"github.com/mayfly-id/mayfly/internal/eventlog"
 	"github.com/mayfly-id/mayfly/internal/mayflytest/apicheck"
 	"github.com/mayfly-id/mayfly/internal/policy"
@@ -83,7 +84,7 @@ func start(t *testing.T, o server.Options) *node {
 	must(err)
 	local := &mayfly.SourceRule{Source: "local"}
 	var grants []mayfly.Grant
-	for _, short := range []string{"http:orders:GET:/v1/*", "http:orders:POST:/v1/orders"} {
+	for _, short := range []string{"http:orders:GET:/v1/*", "http:orders:POST:/v1/orders", "postgres:db:reader"} {
 		g, err := mayfly.ParseGrant(short)
 		must(err)
 		grants = append(grants, g)
@@ -93,7 +94,9 @@ func start(t *testing.T, o server.Options) *node {
 		Targets: map[string]*mayfly.Target{
 			"orders": {Name: "orders", Kind: "http", URL: "http://127.0.0.1:1"},
 			"bank":   {Name: "bank", Kind: "mcp", URL: "http://127.0.0.1:1"},
+			"db":     {Name: "db", Kind: "postgres"},
 		},
+		Lenders: map[string]broker.Target{"db": shelf{}},
 		Profiles: map[string]*mayfly.Profile{"p": {
 			Name: "p", Owner: "o", Class: mayfly.Ephemeral, Grants: grants, Default: grants, KeyOptional: true, Risk: mayfly.RiskLow,
 			Delegators: []mayfly.DelegatorRule{{Service: local}}, Attest: []mayfly.AttestRule{{Source: local}},
@@ -491,6 +494,16 @@ func TestATaskGoesThroughItsWholeLife(t *testing.T) {
 	n.want(n.ask("GET", "/v1/tasks/"+id+"/events?limit=1", "", auth...), 200, "")
 	n.want(n.ask("POST", "/v1/tasks/"+id+"/heartbeat", "", auth...), 200, "")
 	n.want(n.ask("GET", "/v1/trace/"+id, "", auth...), 200, "")
+	r = n.want(n.ask("POST", "/v1/tasks/"+id+"/leases", `{"grant":"postgres:db:reader"}`, append(auth, asJSON...)...), 201, "")
+	if credential, _ := r.json["credential"].(map[string]any); credential["password"] != "hunter2" || r.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("lent is %s with %v", r.body, r.Header)
+	}
+	n.want(n.ask("GET", "/v1/tasks/"+id+"/leases", "", auth...), 200, "")
+	r = n.want(n.ask("DELETE", fmt.Sprintf("/v1/tasks/%s/leases/%v", id, r.json["lease"]), "", auth...), 200, "")
+	if r.json["state"] != "returned" {
+		t.Errorf("given back reads %s", r.body)
+	}
+	n.want(n.tell("GET", "/v1/tasks/"+id+"/certificate", ""), 409, "")
 	r = n.want(n.ask("POST", "/v1/tasks/"+id+"/narrow", `{"grants":["http:orders:GET:/v1/*"]}`, append(auth, asJSON...)...), 200, "")
 	if grants, _ := r.json["grants"].([]any); len(grants) != 1 {
 		t.Errorf("narrowed to %v", r.json["grants"])
@@ -507,6 +520,11 @@ func TestATaskGoesThroughItsWholeLife(t *testing.T) {
 	r = n.want(n.tell("POST", "/oauth2/introspect", "token="+token, asForm...), 200, "")
 	if r.json["active"] != false || len(r.json) != 1 {
 		t.Errorf("introspection of a dead token says %s", r.body)
+	}
+
+	r = n.want(n.tell("GET", "/v1/tasks/"+id+"/certificate", ""), 200, "")
+	if r.Header.Get("Content-Type") != "application/jwt" || strings.Count(r.body, ".") != 2 {
+		t.Errorf("the certificate comes as %q with %v", r.body, r.Header)
 	}
 
 	second, other := n.open()
@@ -572,6 +590,15 @@ func TestATaskGoesThroughItsWholeLife(t *testing.T) {
 		t.Errorf("operations nothing here succeeded with: %v", unseen)
 	}
 }
+
+// shelf is an outside system that lends to whoever asks.
+type shelf struct{}
+
+func (shelf) Issue(_ context.Context, l broker.Loan) (broker.Credential, error) {
+	return broker.Credential{Principal: "p", Until: l.Until, Values: map[string]mayfly.Secret{"password": mayfly.NewSecret("hunter2")}}, nil
+}
+func (shelf) Revoke(context.Context, mayfly.LeaseID) error   { return nil }
+func (shelf) Lent(context.Context) ([]mayfly.LeaseID, error) { return nil, nil }
 
 func TestTheLogIsStreamed(t *testing.T) {
 	n := start(t, server.Options{})
