@@ -276,3 +276,44 @@ func TestObservingThatIsOverWarns(t *testing.T) {
 		t.Errorf("warnings %q", c.Warnings)
 	}
 }
+
+func TestATargetThatLendsIsLoaded(t *testing.T) {
+	const last = `  - {name: orders, kind: http, url: "http://127.0.0.1:8080"}` + "\n"
+	lends := last + `  - {name: sales, kind: postgres, admin_dsn: "${file:sales.dsn}", labels: [money], roles: {reader: {grant: [sales_read]}}}` + "\n"
+	c, err := load(t, map[string]string{
+		"mayfly.yaml": strings.Replace(goodServer, last, lends, 1), "sales.dsn": "postgres://lender:hunter2@db.internal/sales\n",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sales := c.Targets["sales"]
+	if sales.Postgres.AdminDSN.Reveal() != "postgres://lender:hunter2@db.internal/sales" || !slices.Equal(sales.Postgres.Roles["reader"].Grant, []string{"sales_read"}) ||
+		!slices.Equal(sales.Labels, []string{"money"}) || c.Lenders["sales"] == nil || len(c.Lenders) != 1 {
+		t.Errorf("%+v %+v", sales, c.Lenders)
+	}
+}
+
+func TestAWrongTargetThatLendsIsNamed(t *testing.T) {
+	const server, last = "mayfly.yaml", `  - {name: orders, kind: http, url: "http://127.0.0.1:8080"}` + "\n"
+	const dsn, roles = `admin_dsn: "${file:bank.token}"`, "roles: {reader: {grant: [r]}}"
+	add := func(keys, want string) row {
+		return row{server, last, last + "  - {name: x, kind: postgres, " + keys + "}\n", want}
+	}
+	namesWhatIsWrong(t, []row{
+		add(roles, "mayfly.yaml:18:5: targets[2]: admin_dsn is missing; name the secret"),
+		add(`admin_dsn: "postgres://a:hunter2@h/d", `+roles, "targets[2].admin_dsn: holds the secret itself"),
+		add(dsn, "targets[2]: roles is missing; say what is lent"),
+		add(dsn+", roles: {}", "targets[2]: roles is missing"),
+		add(dsn+", roles: {reader: {}}", "the role reader is a member of nothing"),
+		add(dsn+", roles: {reader: {grants: [r]}}", `unknown key "grants" in targets[2].roles.reader; did you mean "grant"?`),
+		add(dsn+`, roles: {"a b": {grant: [r]}}`, `targets[2].roles.a b: "a b" cannot stand in a grant`),
+		add(dsn+`, roles: {reader: {grant: ["x\"; DROP ROLE y; --"]}}`, "is not the name of a role that can be lent"),
+		add(dsn+", roles: {reader: {grant: [pg_read_all_data]}}", "none that begins with pg_ or mf_"),
+		add(dsn+", "+roles+`, url: "http://127.0.0.1:1"`, "targets[2].url: is for kind http or mcp"),
+		add(dsn+", "+roles+", tools: {pay: {}}", "targets[2].tools: is for kind http or mcp"),
+		add(dsn+", "+roles+", facts: {amount: long}", "targets[2].facts: is for kind http or mcp"),
+		{server, last, last + `  - {name: x, kind: http, url: "http://127.0.0.1:1", ` + dsn + "}\n", "targets[2].admin_dsn: is for kind postgres"},
+		{server, last, last + `  - {name: x, kind: mcp, url: "http://127.0.0.1:1", ` + roles + "}\n", "targets[2].roles: is for kind postgres"},
+		{server, last, last + "  - {name: x, kind: postgress, " + dsn + ", " + roles + "}\n", `kind "postgress" is not one this version knows; known: http, mcp, postgres`},
+	})
+}
