@@ -451,6 +451,12 @@ func (v *verifier) outside(ctx context.Context) error {
 			return differs(size, "the stored tile %d/%03d goes on past the checkpoint of %d", level, t.index, size)
 		}
 	}
+	switch stray, err := v.db.Stray(ctx); {
+	case err != nil:
+		return err
+	case stray != nil:
+		return differsAt(-1, *stray, "event %s was written by no process of this store: it was put there, and has no place in the log", stray.ID)
+	}
 	runs, err := v.db.Unsequenced(ctx, waitingAtOnce)
 	if err != nil {
 		return err

@@ -343,3 +343,13 @@ func (db *DB) LastEventTime(ctx context.Context) (time.Time, error) {
 	}
 	return fromMicros(at), nil
 }
+
+// Stray is a row among the events that no process of this store wrote, if there
+// is one: it can have no place in the log.
+func (db *DB) Stray(ctx context.Context) (*EventRow, error) {
+	rows, err := collect(ctx, db, scanEvent, readStray)
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	return &rows[0], nil
+}

@@ -146,6 +146,7 @@ const (
 	readHeads
 	readRun
 	readMAC
+	readStray
 	readSpans
 	readTile
 	readHead
@@ -455,6 +456,8 @@ var texts = [statements]string{
 		WHERE (SELECT e.seq FROM event e WHERE e.proc = h.proc ORDER BY e.seq DESC LIMIT 1) >= h.next ORDER BY h.proc`,
 	readRun: `SELECT e.proc, e.seq, e.id, e.time, e.kind, e.task, e.decision, e.person, e.leaf, e.body, e.mac, CAST(NULL AS BIGINT)
 		FROM event e WHERE e.proc = $1 AND e.seq >= $2 ORDER BY e.seq LIMIT $3`,
+	readStray: `SELECT e.proc, e.seq, e.id, e.time, e.kind, e.task, e.decision, e.person, e.leaf, e.body, e.mac, CAST(NULL AS BIGINT)
+		FROM event e WHERE e.seq < 1 OR NOT EXISTS (SELECT 1 FROM process p WHERE p.proc = e.proc) ORDER BY e.proc, e.seq LIMIT 1`,
 	readMAC:   `SELECT mac FROM event WHERE proc = $1 AND seq = $2`,
 	readSpans: `SELECT start, proc, seq, n FROM log_span WHERE start > $1 ORDER BY start LIMIT $2`,
 	readTile:  `SELECT data FROM log_tile WHERE level = $1 AND idx = $2`,

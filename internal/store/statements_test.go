@@ -196,8 +196,9 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err40 := db.LeasesToEnd(ctx, at, 1)
 		_, err42 := db.Followers(ctx, at)
 		_, err43 := db.EpochOf(ctx, []mayfly.TaskID{"a"}, at)
+		_, err44 := db.Stray(ctx)
 		_, err41 := db.LeasesDue(ctx, at, 1)
-		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41, err42, err43} {
+		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41, err42, err43, err44} {
 			if err != nil {
 				t.Errorf("read %d: %v (%v)", i+28, err, mayfly.AsError(err).Unwrap())
 			}
