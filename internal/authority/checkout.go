@@ -168,6 +168,10 @@ func (a *Authority) GiveBack(ctx context.Context, p Presented, id, lease string)
 	if err != nil {
 		return LeaseView{}, a.refuse(ctx, w.refused("give back"), err, w.burn(a))
 	}
+	if l.State() == mayfly.LeasePending {
+		// There would be nothing to take back, and then nobody to take it.
+		return LeaseView{}, a.refuse(ctx, w.refused("give back"), mayfly.Errorf(mayfly.Conflict, "the credential is being made; try again in a few seconds"), w.burn(a))
+	}
 	now := a.clock.now()
 	e := mayfly.LeaseEnded{Lease: l.ID, Task: l.Task, Root: l.Root, Reason: mayfly.LeaseGivenBack, By: w.name()}
 	err = a.record(ctx, e, func(tx *store.Tx) {

@@ -333,6 +333,45 @@ func TestALoanThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+// A credential that is still being made is taken back after it was made, however
+// its task ended meanwhile: before, there would be nothing to take, and then
+// nobody to take it.
+func TestALoanThatIsBeingMadeIsReturnedAfterIt(t *testing.T) {
+	mayflytest.OnEachEngine(t, func(t *testing.T, dsn string) {
+		db := pgtest.NewLender(t)
+		o, f := lending(t, db, dsn)
+		s := mayflytest.New(t, o)
+		session, other := borrower(s), borrower(s)
+		if _, err := other.CheckOut(t.Context(), reader); err != nil {
+			t.Fatal(err)
+		}
+		f.before = func(what string) error {
+			if what != "issue" {
+				return nil
+			}
+			l := lease(t, s, session.Task())
+			if _, err := s.Operator().GiveBack(context.Background(), session.Task(), l.Lease); mayfly.KindOf(err) != mayfly.Conflict {
+				t.Errorf("given back while it is made: %v", err)
+			}
+			for _, task := range []mayfly.TaskID{session.Task(), other.Task()} {
+				if _, err := s.Operator().Revoke(context.Background(), task); err != nil {
+					t.Error(err)
+				}
+			}
+			// Whoever returns leases has been there since.
+			s.Eventually("the other lease is returned", func() bool { return lease(t, s, other.Task()).State == mayfly.LeaseReturned })
+			return nil
+		}
+		if _, err := session.CheckOut(t.Context(), reader); mayfly.KindOf(err) != mayfly.Unauthenticated {
+			t.Errorf("of a task that ended meanwhile: %v", err)
+		}
+		retires(s, session.Task())
+		if db.Lent() != 0 || len(s.Records("lease.found")) != 0 {
+			t.Error("it was left there")
+		}
+	})
+}
+
 // S-70: a target that does not take a credential back is asked for ever; that it
 // does not is an alarm, once, and the task is not retired before it did.
 func TestS70WhatCannotBeReturnedIsAnAlarm(t *testing.T) {

@@ -88,9 +88,10 @@ func (db *DB) LeasesOf(ctx context.Context, task mayfly.TaskID) ([]*mayfly.Lease
 	return collect(ctx, db, scanLease, readLeasesOf, string(task))
 }
 
-// LeasesToEnd reads those that nobody ended yet though their task is closed, they
-// have expired at now, or they are pending and the call that asked for them has
-// ended: what it was answered with was not the credential.
+// LeasesToEnd reads those that nobody ended yet though their task is closed, or
+// they have expired at now; of those that are pending only the ones whose call has
+// ended: it was not answered with the credential. While the call is open the
+// credential is being made, and there would be nothing to take back yet.
 func (db *DB) LeasesToEnd(ctx context.Context, now time.Time, limit int) ([]*mayfly.Lease, error) {
 	return collect(ctx, db, scanLease, readLeasesToEnd, micros(now), int64(limit))
 }

@@ -53,6 +53,7 @@ func TestALeaseMovesOneWay(t *testing.T) {
 			}
 		}
 		toEnd("while it is made", now, 0)
+		toEnd("while it is made, too late", now.Add(2*time.Hour), 0)
 		step("its call ends", false, func(tx *Tx) { tx.EndCall("dec") })
 		toEnd("after a call that was not answered with it", now, 1)
 		step("returned before it ended", true, func(tx *Tx) { tx.ReturnLease(id, now) })

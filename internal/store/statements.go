@@ -472,7 +472,7 @@ var texts = [statements]string{
 	readLeaseOf:  `SELECT ` + leaseColumns + ` FROM lease l WHERE l.principal = $1 AND l.principal <> '' ORDER BY l.id DESC LIMIT 1`,
 	readLeasesOf: `SELECT ` + leaseColumns + ` FROM lease l WHERE l.task = $1 ORDER BY l.id`,
 	readLeasesToEnd: `SELECT ` + leaseColumns + ` FROM lease l CROSS JOIN task t WHERE l.ended_at IS NULL AND t.id = l.task
-		AND (t.closed_at IS NOT NULL OR l.expires_at <= $1
+		AND ((l.active_at IS NOT NULL AND (t.closed_at IS NOT NULL OR l.expires_at <= $1))
 			OR (l.active_at IS NULL AND NOT EXISTS (SELECT 1 FROM open_call c WHERE c.decision = l.decision))) ORDER BY l.id LIMIT $2`,
 	readLeasesDue: `SELECT ` + leaseColumns + ` FROM lease l WHERE l.ended_at IS NOT NULL AND l.returned_at IS NULL AND l.next_try <= $1
 		ORDER BY l.next_try, l.id LIMIT $2`,
