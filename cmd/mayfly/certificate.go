@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/client"
 )
 
 // certificateCmd is mayfly certificate.
@@ -40,25 +41,9 @@ func (c certificateCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer api.Close()
-	var text string
-	var payload []byte
-	var claims mayfly.Certificate
-	for begun := time.Now(); ; {
-		if text, err = api.Certificate(ctx, id); err != nil {
-			return err
-		}
-		if payload, claims, err = readCertificate(text); err != nil {
-			return err
-		}
-		// Of a task that has just ended the log lags a second behind.
-		if claims.Final || time.Since(begun) > finalWithin {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(tailEvery / 5):
-		}
+	text, claims, err := finalCertificate(ctx, api, id)
+	if err != nil {
+		return err
 	}
 	if c.Out != "" {
 		if err := os.WriteFile(c.Out, []byte(text+"\n"), 0o644); err != nil {
@@ -66,8 +51,8 @@ func (c certificateCmd) Run(ctx context.Context, t *terminal) error {
 		}
 	}
 	if t.JSON {
-		_, err := fmt.Fprintf(t.Stdout, "%s\n", payload)
-		return err
+		t.print(claims)
+		return nil
 	}
 	t.certificate(&claims)
 	return nil
@@ -76,19 +61,35 @@ func (c certificateCmd) Run(ctx context.Context, t *terminal) error {
 // finalWithin is how long a certificate that is not final is asked for again.
 const finalWithin = 3 * time.Second
 
-// readCertificate reads the claims of a certificate that came from the server
-// itself: its signature is for others to check.
-func readCertificate(text string) (payload []byte, c mayfly.Certificate, err error) {
-	parts := strings.Split(text, ".")
-	if len(parts) == 3 {
-		if payload, err = base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
+// finalCertificate asks for a task's certificate, for a little while until it is
+// final: of a task that has just ended the log lags a second behind. The claims
+// are those that the server itself answered with; to check is for others.
+func finalCertificate(ctx context.Context, api *client.Client, id mayfly.TaskID) (text string, c mayfly.Certificate, err error) {
+	for begun := time.Now(); ; {
+		if text, err = api.Certificate(ctx, id); err != nil {
+			return "", c, err
+		}
+		c = mayfly.Certificate{}
+		parts := strings.Split(text, ".")
+		if len(parts) != 3 {
+			return "", c, mayfly.Errorf(mayfly.BadUpstream, "the server answered with no certificate")
+		}
+		payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+		if err == nil {
 			err = json.Unmarshal(payload, &c)
 		}
+		if err != nil {
+			return "", c, mayfly.Errorf(mayfly.BadUpstream, "the server's certificate cannot be read").Because(err)
+		}
+		if c.Final || time.Since(begun) > finalWithin {
+			return text, c, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", c, ctx.Err()
+		case <-time.After(tailEvery / 5):
+		}
 	}
-	if err != nil || len(parts) != 3 {
-		return nil, c, mayfly.Errorf(mayfly.BadUpstream, "the server's certificate cannot be read").Because(err)
-	}
-	return payload, c, nil
 }
 
 // certificate prints what a certificate says, for a person.

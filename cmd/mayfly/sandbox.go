@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -16,8 +18,10 @@ import (
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/client"
+	"github.com/mayfly-id/mayfly/internal/jose"
 	"github.com/mayfly-id/mayfly/internal/sandbox"
 	"github.com/mayfly-id/mayfly/internal/store"
+	"github.com/mayfly-id/mayfly/internal/token"
 )
 
 // sandboxCmd is mayfly sandbox.
@@ -83,6 +87,8 @@ func (c sandboxCmd) Run(ctx context.Context, t *terminal) (err error) {
 	fmt.Fprintf(t.Stdout, "   server     %s\n   provider   %s\n   settings   %s\n", world.Public, world.IDP, world.Config)
 	story := &sandbox.Story{World: world, Out: t.Stdout, VerifyLog: func(ctx context.Context, flip bool) (string, bool, error) {
 		return verifyCopy(ctx, n.db, config, flip)
+	}, Certificate: func(ctx context.Context, as string, task mayfly.TaskID) (string, bool, error) {
+		return checkedCertificate(ctx, world.Public, as, task)
 	}}
 	if f, ok := t.Stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		story.Bold = func(s string) string { return "\x1b[1m" + s + "\x1b[0m" }
@@ -141,6 +147,43 @@ func waitReady(ctx context.Context, address string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// checkedCertificate is what a certificate says, once the public keys of its
+// issuer have shown that it is one.
+func checkedCertificate(ctx context.Context, address, as string, task mayfly.TaskID) (said string, final bool, err error) {
+	c, err := client.New(client.Options{Address: address, Token: client.Bearer(as)})
+	if err != nil {
+		return "", false, err
+	}
+	defer c.Close()
+	text, claims, err := finalCertificate(ctx, c, task)
+	if err != nil {
+		return "", false, err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/oauth2/jwks", nil)
+	if err != nil {
+		return "", false, err
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return "", false, err
+	}
+	defer resp.Body.Close()
+	set, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return "", false, err
+	}
+	keys, err := jose.ParseKeySet(set)
+	if err != nil {
+		return "", false, err
+	}
+	if _, err := token.CheckCertificate(text, keys); err != nil {
+		return "", false, err
+	}
+	var out bytes.Buffer
+	(&terminal{Stdout: &out}).certificate(&claims)
+	return "its signature is right\n" + out.String(), claims.Final, nil
 }
 
 // verifyCopy verifies a copy of the running server's store, with one byte of one

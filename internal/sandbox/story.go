@@ -26,6 +26,10 @@ type Story struct {
 	// of one record flipped first where flip is set, and gives what it printed
 	// and whether it passed.
 	VerifyLog func(ctx context.Context, flip bool) (said string, ok bool, err error)
+	// Certificate runs `mayfly certificate` as the human with the token as, checks
+	// what it gives with the server's public keys, and gives what it printed and
+	// whether it is final.
+	Certificate func(ctx context.Context, as string, task mayfly.TaskID) (said string, final bool, err error)
 
 	alice *client.Session // the invoice agent's task
 	child *client.Session // the reader's, below it
@@ -60,6 +64,7 @@ func (s *Story) Tell(ctx context.Context) error {
 		{"A larger payment waits for a human, and fits one call", "mayfly approvals approve <id>   # as bob, of finance-leads", s.approved},
 		{"It reads what a stranger wrote, and then nothing leaves", "mayfly explain <decision>", s.contained},
 		{"The task completes, and everything it had is over", "mayfly complete <task>", s.completed},
+		{"A signed account says how it ended", "mayfly certificate <task> -o task.jwt; mayfly log verify task.jwt --jwks jwks.json", s.certified},
 		{"Anyone can check the record", "mayfly log verify", s.verified},
 		{"One flipped byte is found, and named", "mayfly log verify", s.flipped},
 	}
@@ -329,6 +334,23 @@ func (s *Story) completed(ctx context.Context) error {
 			return fmt.Errorf("%s still works", left.who)
 		}
 		s.say("%s is dead", left.who)
+	}
+	return nil
+}
+
+// certified has Alice ask how her task ended.
+func (s *Story) certified(ctx context.Context) error {
+	alice, err := s.World.Token("alice")
+	if err != nil {
+		return err
+	}
+	said, final, err := s.Certificate(ctx, alice, s.alice.Task())
+	if err != nil {
+		return err
+	}
+	s.say("%s", said)
+	if !final {
+		return errors.New("the certificate is not final")
 	}
 	return nil
 }
