@@ -1,7 +1,7 @@
 // Package signals tells the outside what happened. Everything it says it reads
 // from the event log by position, and it writes nothing but how far it has come:
 // a sink that was down gets what it missed, in order, at least once. Start at
-// [Webhooks.Run].
+// [Webhooks.Run]; reader.go has the loop.
 package signals
 
 import (
@@ -10,7 +10,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -60,45 +59,52 @@ func New(o Options) *Webhooks {
 	return &Webhooks{o: o}
 }
 
-const (
-	lookEvery = 500 * time.Millisecond
-	readBatch = 500
-	// waitMost is the longest pause after a delivery that failed.
-	waitMost = time.Minute
-	// stale is how old a request may be and still be told: nobody can answer it
-	// any more.
-	stale = mayfly.ApprovalPending
-)
+// stale is how old a request may be and still be told: nobody can answer it any
+// more.
+const stale = mayfly.ApprovalPending
 
 // Run tells every webhook what comes, until ctx ends. A webhook that fails holds
 // up no other, and is tried again, first soon and then once a minute.
 func (w *Webhooks) Run(ctx context.Context) error {
-	next := map[string]time.Time{} // when a webhook that failed is due
-	failures := map[string]int{}
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		for _, hook := range w.o.Hooks() {
-			if time.Now().Before(next[hook.URL]) {
-				continue
-			}
-			err := w.catchUp(ctx, hook)
-			if err == nil || ctx.Err() != nil {
-				delete(failures, hook.URL)
-				continue
-			}
-			failures[hook.URL]++
-			wait := min(lookEvery<<min(failures[hook.URL], 10), waitMost)
-			next[hook.URL] = time.Now().Add(wait)
-			w.o.Logger.Warn("a webhook was not told of what waits; it is tried again", "again_in", wait, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+	l := loop{db: w.o.DB, logger: w.o.Logger, readers: w.readers}
+	l.run(ctx)
+	return nil
+}
+
+// readers are the webhooks in force.
+func (w *Webhooks) readers() []reader {
+	var list []reader
+	for _, hook := range w.o.Hooks() {
+		list = append(list, reader{
+			name: sinkOf(hook), made: fingerprint(hook.URL, hook.Secret.Reveal()), what: "a webhook",
+			open: func() teller { return &telling{w, hook} },
+		})
+	}
+	return list
+}
+
+// telling tells one webhook.
+type telling struct {
+	w    *Webhooks
+	hook Webhook
+}
+
+// tell tells the webhook what of rows it should know: the requests of one agent
+// that stand together are one notice.
+func (t *telling) tell(ctx context.Context, rows []store.EventRow) (int, error) {
+	notices, err := t.w.notices(ctx, rows)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range notices {
+		if err := t.w.send(ctx, t.hook, n); err != nil {
+			return 0, err
 		}
 	}
+	return len(rows), nil
 }
+
+func (*telling) close() {}
 
 // Notice is what a webhook is sent: the approvals that one agent waits for.
 type Notice struct {
@@ -128,39 +134,13 @@ func sinkOf(hook Webhook) string {
 	return "webhook:" + base64.RawURLEncoding.EncodeToString(sum[:9])
 }
 
-// catchUp reads the log from where hook has come to its end, and tells it what
-// it should know: the requests of one agent that stand together are one notice.
-func (w *Webhooks) catchUp(ctx context.Context, hook Webhook) error {
-	name := sinkOf(hook)
-	at, err := w.o.DB.Sink(ctx, name)
-	if err != nil {
-		return err
+// fingerprint tells whether parts, of which some are secret, are what they were.
+func fingerprint(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d:%s", len(p), p)
 	}
-	for {
-		rows, err := w.o.DB.EventsAfter(ctx, at, readBatch)
-		if err != nil || len(rows) == 0 {
-			return err
-		}
-		notices, err := w.notices(ctx, rows)
-		if err != nil {
-			return err
-		}
-		for _, n := range notices {
-			if err := w.send(ctx, hook, n); err != nil {
-				return err
-			}
-		}
-		// A crash before this tells the same again, under the same ids.
-		last := *rows[len(rows)-1].Position
-		err = w.o.DB.Keep(ctx, func(b *store.Books) { b.MoveSink(name, at, last) })
-		if _, moved := errors.AsType[*store.Refused](err); moved {
-			return nil // another node is there
-		}
-		if err != nil {
-			return err
-		}
-		at = last
-	}
+	return string(h.Sum(nil))
 }
 
 // notice is a Notice and the id it is sent under, which is that of its last
