@@ -1,7 +1,7 @@
 // Package signals tells the outside what happened. Everything it says it reads
 // from the event log by position, and it writes nothing but how far it has come:
 // a sink that was down gets what it missed, in order, at least once. Start at
-// [Webhooks.Run]; reader.go has the loop.
+// [Webhooks.Run] and [Exports.Run]; reader.go has the loop they share.
 package signals
 
 import (
@@ -47,16 +47,21 @@ type Webhooks struct {
 // New makes webhooks. Run must follow.
 func New(o Options) *Webhooks {
 	if o.Client == nil {
-		o.Client = &http.Client{
-			Timeout:       10 * time.Second,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport:     &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
-		}
+		o.Client = newClient(10 * time.Second)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Webhooks{o: o}
+}
+
+// newClient is a client that follows no redirects and gives up after a time.
+func newClient(timeout time.Duration) *http.Client {
+	return &http.Client{
+		Timeout:       timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport:     &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute},
+	}
 }
 
 // stale is how old a request may be and still be told: nobody can answer it any
@@ -185,7 +190,7 @@ func (w *Webhooks) notices(ctx context.Context, rows []store.EventRow) ([]*notic
 }
 
 // send posts one notice, signed as the Standard Webhooks say: an HMAC-SHA-256,
-// under the secret, of id, time and body. Anything but a 2xx is a failure.
+// under the secret, of id, time and body.
 func (w *Webhooks) send(ctx context.Context, hook Webhook, n *notice) error {
 	body, err := json.Marshal(n.Notice)
 	if err != nil {
@@ -201,7 +206,12 @@ func (w *Webhooks) send(ctx context.Context, hook Webhook, n *notice) error {
 	req.Header.Set("Webhook-Id", n.id)
 	req.Header.Set("Webhook-Timestamp", at)
 	req.Header.Set("Webhook-Signature", "v1,"+Signature(hook.Secret, n.id, at, body))
-	resp, err := w.o.Client.Do(req)
+	return post(w.o.Client, req)
+}
+
+// post sends req. Anything but a 2xx is a failure.
+func post(client *http.Client, req *http.Request) error {
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -210,7 +220,7 @@ func (w *Webhooks) send(ctx context.Context, hook Webhook, n *notice) error {
 		return err
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return fmt.Errorf("the webhook answered with status %d", resp.StatusCode)
+		return fmt.Errorf("it answered with status %d", resp.StatusCode)
 	}
 	return nil
 }

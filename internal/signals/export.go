@@ -1,0 +1,150 @@
+package signals
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/store"
+)
+
+// Export is a place that every record of the log is written to, one line each.
+// Exactly one of Stdout, File and URL says where.
+type Export struct {
+	Name       string // of how far it has come: under another name it starts anew
+	Stdout     bool
+	File       string // absolute path
+	URL        string
+	Credential *mayfly.TargetCredential // for URL; nil is none
+}
+
+// ExportOptions are what exports are made of. Exports gives the ones in force
+// now; it is asked again each time, so that a reload reaches them.
+type ExportOptions struct {
+	DB      *store.DB
+	Exports func() []Export
+	Issuer  string
+	Origin  string // the log's name
+	Version string // of this server
+	Logger  *slog.Logger
+	// Leads reports whether this node is the one to speak for the log; nil is always.
+	Leads  func() bool
+	Stdout io.Writer
+	// Client carries the requests; nil is one with short times and no redirects.
+	Client *http.Client
+}
+
+// Exports write every record of the log to the configured places, as OCSF events.
+type Exports struct {
+	o    ExportOptions
+	ocsf ocsf
+}
+
+// NewExports makes exports. Run must follow.
+func NewExports(o ExportOptions) *Exports {
+	if o.Client == nil {
+		o.Client = newClient(30 * time.Second)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Exports{o: o, ocsf: ocsf{
+		product: ocsfProduct{Name: "Mayfly", VendorName: "Mayfly", Version: o.Version}, logName: o.Origin, issuer: o.Issuer,
+	}}
+}
+
+// Run writes what comes to every export, from the first record on, in the order of
+// the log and at least once, until ctx ends. An export that fails holds up no
+// other, and is tried again, first soon and then once a minute, for ever.
+func (x *Exports) Run(ctx context.Context) error {
+	l := loop{db: x.o.DB, logger: x.o.Logger, readers: x.readers, turn: x.o.Leads}
+	l.run(ctx)
+	return nil
+}
+
+func (x *Exports) readers() []reader {
+	var list []reader
+	for _, e := range x.o.Exports() {
+		parts := []string{e.File, e.URL}
+		if e.Credential != nil {
+			parts = append(parts, e.Credential.Header, e.Credential.Value.Reveal())
+		}
+		list = append(list, reader{
+			name: "export:" + e.Name, made: fingerprint(parts...), what: "the export " + e.Name,
+			open: func() teller { return &exporting{x: x, to: x.place(e)} },
+		})
+	}
+	return list
+}
+
+// place is where an export's lines go.
+type place interface {
+	// write puts whole lines there, and returns nil once they cannot be lost any
+	// more. After an error they are written again.
+	write(ctx context.Context, lines []byte) error
+	close()
+}
+
+func (x *Exports) place(e Export) place {
+	switch {
+	case e.File != "":
+		return &filePlace{path: e.File}
+	case e.URL != "":
+		return &httpPlace{client: x.o.Client, url: e.URL, credential: e.Credential}
+	}
+	return stdoutPlace{x.o.Stdout}
+}
+
+// exporting writes one export.
+type exporting struct {
+	x  *Exports
+	to place
+
+	lines   bytes.Buffer
+	bodies  *store.Bodies
+	renewed time.Time // when bodies was made
+}
+
+const (
+	// writeMost is how many bytes are written at once, unless one line is longer.
+	writeMost = 1 << 20
+	// bodiesFor is how long a person who is erased may stay readable here.
+	bodiesFor = time.Second
+)
+
+// tell writes as many of rows as fit into one write.
+func (e *exporting) tell(ctx context.Context, rows []store.EventRow) (int, error) {
+	if now := time.Now(); e.bodies == nil || now.Sub(e.renewed) > bodiesFor {
+		e.bodies, e.renewed = e.x.o.DB.Bodies(), now
+	}
+	e.lines.Reset()
+	n := 0
+	for i := range rows {
+		body, err := e.bodies.Open(ctx, &rows[i])
+		if mayfly.KindOf(err) == mayfly.Gone {
+			body = nil // whom it is about was erased: the leaf remains
+		} else if err != nil {
+			return 0, err
+		}
+		line, err := e.x.ocsf.line(&rows[i], body)
+		if err != nil {
+			return 0, err
+		}
+		if n > 0 && e.lines.Len()+len(line)+1 > writeMost {
+			break
+		}
+		e.lines.Write(line)
+		e.lines.WriteByte('\n')
+		n++
+	}
+	if err := e.to.write(ctx, e.lines.Bytes()); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+func (e *exporting) close() { e.to.close() }
