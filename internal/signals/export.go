@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
@@ -112,6 +114,8 @@ type exporting struct {
 const (
 	// writeMost is how many bytes are written at once, unless one line is longer.
 	writeMost = 1 << 20
+	// makeMost is how many lines are made before it is looked whether they fit.
+	makeMost = 50
 	// bodiesFor is how long a person who is erased may stay readable here.
 	bodiesFor = time.Second
 )
@@ -123,28 +127,53 @@ func (e *exporting) tell(ctx context.Context, rows []store.EventRow) (int, error
 	}
 	e.lines.Reset()
 	n := 0
-	for i := range rows {
-		body, err := e.bodies.Open(ctx, &rows[i])
-		if mayfly.KindOf(err) == mayfly.Gone {
-			body = nil // whom it is about was erased: the leaf remains
-		} else if err != nil {
-			return 0, err
-		}
-		line, err := e.x.ocsf.line(&rows[i], body)
+	for n < len(rows) {
+		lines, err := e.make(ctx, rows[n:min(n+makeMost, len(rows))])
 		if err != nil {
 			return 0, err
 		}
-		if n > 0 && e.lines.Len()+len(line)+1 > writeMost {
+		full := false
+		for _, line := range lines {
+			if full = n > 0 && e.lines.Len()+len(line)+1 > writeMost; full {
+				break
+			}
+			e.lines.Write(line)
+			e.lines.WriteByte('\n')
+			n++
+		}
+		if full {
 			break
 		}
-		e.lines.Write(line)
-		e.lines.WriteByte('\n')
-		n++
 	}
 	if err := e.to.write(ctx, e.lines.Bytes()); err != nil {
 		return 0, err
 	}
 	return n, nil
+}
+
+// make makes the lines of rows. Decoding and encoding are most of what an export
+// that is behind costs, so two processors share them.
+func (e *exporting) make(ctx context.Context, rows []store.EventRow) ([][]byte, error) {
+	const wide = 2
+	lines := make([][]byte, len(rows))
+	var g errgroup.Group
+	for first := range wide {
+		g.Go(func() error {
+			for i := first; i < len(rows); i += wide {
+				body, err := e.bodies.Open(ctx, &rows[i])
+				if mayfly.KindOf(err) == mayfly.Gone {
+					body = nil // whom it is about was erased: the leaf remains
+				} else if err != nil {
+					return err
+				}
+				if lines[i], err = e.x.ocsf.line(&rows[i], body); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return lines, g.Wait()
 }
 
 func (e *exporting) close() { e.to.close() }

@@ -125,12 +125,21 @@ func (l *loop) catchUp(ctx context.Context, name string, to teller) (moved bool,
 	if err != nil {
 		return false, err
 	}
-	for ctx.Err() == nil {
-		rows, err := l.db.EventsAfter(ctx, at, readBatch)
-		if err != nil || len(rows) == 0 {
-			return moved, err
+	// The next page is read while one is told.
+	next := l.read(ctx, at)
+	defer func() {
+		if next != nil {
+			<-next
 		}
-		for len(rows) > 0 {
+	}()
+	for ctx.Err() == nil {
+		page := <-next
+		next = nil
+		if page.err != nil || len(page.rows) == 0 {
+			return moved, page.err
+		}
+		next = l.read(ctx, *page.rows[len(page.rows)-1].Position)
+		for rows := page.rows; len(rows) > 0; {
 			n, err := to.tell(ctx, rows)
 			if n > 0 {
 				// A crash before this tells the same again, under the same ids.
@@ -150,4 +159,20 @@ func (l *loop) catchUp(ctx context.Context, name string, to teller) (moved bool,
 		}
 	}
 	return moved, nil
+}
+
+// page is a part of the log.
+type page struct {
+	rows []store.EventRow
+	err  error
+}
+
+// read begins to read the records after a position. It must be received from.
+func (l *loop) read(ctx context.Context, after int64) <-chan page {
+	read := make(chan page, 1)
+	go func() {
+		rows, err := l.db.EventsAfter(ctx, after, readBatch)
+		read <- page{rows, err}
+	}()
+	return read
 }

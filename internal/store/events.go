@@ -192,10 +192,20 @@ func (r EventRow) LeafHash() [32]byte { return leafHash(r.Leaf) }
 func (r EventRow) Parent() string { return r.leaf().Parent }
 
 // Term is the term that refused, as the leaf has it.
-func (r EventRow) Term() mayfly.Term { return mayfly.Term(r.leaf().Term) }
+func (r EventRow) Term() mayfly.Term {
+	if term := memberOf(r.Leaf, `,"term":"`); !strings.Contains(term, `\`) {
+		return mayfly.Term(term)
+	}
+	return mayfly.Term(r.leaf().Term)
+}
 
 // Bundle is the hash of the configuration in force, as the leaf has it.
-func (r EventRow) Bundle() string { return r.leaf().Bundle }
+func (r EventRow) Bundle() string {
+	if bundle := memberOf(r.Leaf, `,"bundle":"`); !strings.Contains(bundle, `\`) {
+		return bundle
+	}
+	return r.leaf().Bundle
+}
 
 // leaf is the row's leaf taken apart; zero where it cannot be read, which
 // VerifyRow finds.
