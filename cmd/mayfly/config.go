@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-id/mayfly/internal/broker"
 	"github.com/mayfly-id/mayfly/internal/policy"
 	"github.com/mayfly-id/mayfly/internal/server"
+	"github.com/mayfly-id/mayfly/internal/signals"
 	"github.com/mayfly-id/mayfly/internal/strictjson"
 	"github.com/mayfly-id/mayfly/internal/witness"
 )
@@ -45,6 +46,7 @@ type Config struct {
 	Store          string        // sqlite:///… or postgres://…
 	Limits         server.Limits // of the public listener
 	Witnesses      witness.Policy
+	Exports        []signals.Export
 
 	Sources  []attest.Source
 	Clients  []attest.Client

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-id/mayfly/internal/eventlog"
+	"github.com/mayfly-id/mayfly/internal/signals"
 	"github.com/mayfly-id/mayfly/internal/witness"
 )
 
@@ -14,7 +16,20 @@ import (
 type logEntry struct {
 	Witnesses []witnessEntry `json:"witnesses"`
 	Quorum    quorumEntry    `json:"quorum"`
+	Exports   []exportEntry  `json:"exports"`
 }
+
+type exportEntry struct {
+	Name       string           `json:"name"`
+	Format     string           `json:"format"`
+	Stdout     bool             `json:"stdout"`
+	File       string           `json:"file"`
+	URL        string           `json:"url"`
+	Credential *credentialEntry `json:"credential"`
+}
+
+// exportFormats are the formats this version knows.
+var exportFormats = []string{"ocsf"}
 
 type witnessEntry struct {
 	Name string `json:"name"`
@@ -41,16 +56,62 @@ func (q *quorumEntry) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// witnesses reads who cosigns the log, and how many of them it takes.
-func (d *document) witnesses(f *serverFile) (p witness.Policy) {
+// log reads who cosigns the log, and where else its records go.
+func (l *loader) log(d *document, f *serverFile, c *Config) {
 	if f.Log == nil {
-		return p
+		return
 	}
 	at := path{"log"}
-	if len(f.Log.Witnesses) == 0 {
-		d.wrong(at, "witnesses is missing; write {witnesses: [{name: …, url: …, vkey: …}]}, or remove log")
-		return p
+	switch {
+	case len(f.Log.Witnesses) > 0:
+		c.Witnesses = d.witnesses(f)
+	case len(f.Log.Exports) == 0 || f.Log.Quorum != "" || d.root.at("log").has("witnesses"):
+		d.wrong(at, "witnesses is missing; write {witnesses: [{name: …, url: …, vkey: …}]}, or exports, or remove log")
 	}
+	seen := map[string]bool{}
+	for i, e := range f.Log.Exports {
+		at := at.to("exports", i)
+		d.label(at.to("name"), e.Name, seen)
+		c.Exports = append(c.Exports, l.export(d, at, e))
+	}
+}
+
+// export reads one place that the log's records go to.
+func (l *loader) export(d *document, at path, e exportEntry) signals.Export {
+	out := signals.Export{Name: e.Name, Stdout: e.Stdout, URL: e.URL}
+	switch {
+	case e.Format == "":
+		d.wrong(at, "format is missing; known: %s", strings.Join(exportFormats, ", "))
+	case !slices.Contains(exportFormats, e.Format):
+		d.wrong(at.to("format"), "%q is not known; known: %s", e.Format, strings.Join(exportFormats, ", "))
+	}
+	places := 0
+	for _, given := range []bool{e.Stdout, e.File != "", e.URL != ""} {
+		if given {
+			places++
+		}
+	}
+	if places != 1 {
+		d.wrong(at, "goes to %d places; name one: stdout: true, file: PATH or url: …", places)
+		return out
+	}
+	if e.File != "" {
+		out.File = l.resolve(e.File)
+	}
+	if e.URL != "" {
+		d.address(at, e.URL)
+	}
+	if e.Credential != nil && e.URL == "" {
+		d.wrong(at.to("credential"), "is for a url")
+	} else if e.Credential != nil {
+		out.Credential = l.credential(d, at.to("credential"), e.Credential)
+	}
+	return out
+}
+
+// witnesses reads who cosigns the log, and how many of them it takes.
+func (d *document) witnesses(f *serverFile) (p witness.Policy) {
+	at := path{"log"}
 	before := len(d.bad)
 	seen := map[string]bool{}
 	for i, w := range f.Log.Witnesses {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -78,6 +79,42 @@ func TestWitnessesAreTakenOrNamed(t *testing.T) {
 	} {
 		if _, err := load(t, map[string]string{"mayfly.yaml": goodServer + written(text) + "\n"}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", written(text), err, want)
+		}
+	}
+}
+
+func TestExportsAreTakenOrNamed(t *testing.T) {
+	const siem = `{name: siem, format: ocsf, url: "https://siem.example/in", credential: {header: authorization, value: "Bearer ${file:bank.token}"}}`
+	c, err := load(t, map[string]string{"mayfly.yaml": goodServer + "log: {exports: [" + siem + ", {name: out, format: ocsf, stdout: true}, {name: disk, format: ocsf, file: out.jsonl}]}\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := c.Exports; len(e) != 3 || e[0].Credential.Header != "Authorization" || !strings.HasPrefix(e[0].Credential.Value.Reveal(), "Bearer ") ||
+		!e[1].Stdout || !filepath.IsAbs(e[2].File) || filepath.Base(e[2].File) != "out.jsonl" || len(c.Witnesses.Witnesses) != 0 {
+		t.Errorf("%+v", e)
+	}
+	// Where records go decides nothing, so the nodes' bundles are the same.
+	if plain, err := load(t, nil); err != nil || c.Hash != plain.Hash || len(plain.Exports) != 0 {
+		t.Errorf("the bundle's hash is another with exports (%v)", err)
+	}
+	for text, want := range map[string]string{
+		"{exports: []}":                                                                    "log: witnesses is missing",
+		"{exports: [" + siem + "], quorum: any}":                                           "log: witnesses is missing",
+		"{exports: [" + siem + "], witnesses: []}":                                         "log: witnesses is missing",
+		"{exports: [" + siem + ", " + siem + "]}":                                          `log.exports[1].name: "siem" is taken`,
+		"{exports: [{format: ocsf, stdout: true}]}":                                        "log.exports[0]: name is missing",
+		"{exports: [{name: a, stdout: true}]}":                                             "log.exports[0]: format is missing; known: ocsf",
+		"{exports: [{name: a, format: cef, stdout: true}]}":                                `log.exports[0].format: "cef" is not known; known: ocsf`,
+		"{exports: [{name: a, format: ocsf}]}":                                             "log.exports[0]: goes to 0 places; name one",
+		"{exports: [{name: a, format: ocsf, stdout: true, file: x}]}":                      "log.exports[0]: goes to 2 places; name one",
+		`{exports: [{name: a, format: ocsf, url: "http://siem.example"}]}`:                 "log.exports[0].url: \"http://siem.example\" is http",
+		"{exports: [" + strings.Replace(siem, "${file:bank.token}", "x", 1) + "]}":         "log.exports[0].credential.value: holds the secret itself",
+		"{exports: [" + strings.Replace(siem, "header: authorization, ", "", 1) + "]}":     "log.exports[0].credential: header is missing",
+		"{exports: [{name: a, format: ocsf, file: x, credential: {header: a, value: b}}]}": "log.exports[0].credential: is for a url",
+		"{exports: [{name: a, format: ocsf, path: x}]}":                                    `unknown key "path" in log.exports[0]`,
+	} {
+		if _, err := load(t, map[string]string{"mayfly.yaml": goodServer + "log: " + text + "\n"}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
 }

@@ -112,7 +112,7 @@ func (l *loader) server(d *document, f *serverFile, c *Config) {
 	l.targets(d, f, c)
 	l.webhooks(d, f, c)
 	c.Limits = d.limits(&f.Limits)
-	c.Witnesses = d.witnesses(f)
+	l.log(d, f, c)
 }
 
 // issuer checks that s is an origin, exactly as it will stand in tokens.

@@ -15,14 +15,17 @@ import (
 	"github.com/mayfly-id/mayfly/internal/broker"
 )
 
+// credentialEntry is a header that a request of ours carries.
+type credentialEntry struct {
+	Header string `json:"header"`
+	Value  string `json:"value"`
+}
+
 type targetEntry struct {
-	Name       string `json:"name"`
-	Kind       string `json:"kind"`
-	URL        string `json:"url"`
-	Credential *struct {
-		Header string `json:"header"`
-		Value  string `json:"value"`
-	} `json:"credential"`
+	Name        string               `json:"name"`
+	Kind        string               `json:"kind"`
+	URL         string               `json:"url"`
+	Credential  *credentialEntry     `json:"credential"`
 	Labels      []string             `json:"labels"`
 	Facts       factsEntry           `json:"facts"`
 	Tools       map[string]toolEntry `json:"tools"`
@@ -118,17 +121,7 @@ func (l *loader) targets(d *document, f *serverFile, c *Config) {
 			}
 		}
 		if t.Credential != nil {
-			at := at.to("credential")
-			header := http.CanonicalHeaderKey(t.Credential.Header)
-			switch {
-			case t.Credential.Header == "":
-				d.wrong(at, "header is missing; say where the credential goes, such as Authorization")
-			case !headerName.MatchString(t.Credential.Header):
-				d.wrong(at.to("header"), "%q is not the name of a header", t.Credential.Header)
-			case slices.Contains(ownHeaders, header) || strings.HasPrefix(header, "Proxy-") || strings.HasPrefix(header, "X-Forwarded-"):
-				d.wrong(at.to("header"), "%q is not for credentials", t.Credential.Header)
-			}
-			out.Credential = &mayfly.TargetCredential{Header: header, Value: l.secret(d, at, "value", t.Credential.Value)}
+			out.Credential = l.credential(d, at.to("credential"), t.Credential)
 		}
 		out.Labels = d.labels(at, t.Labels)
 		out.Facts = l.facts.declare(d, at, t.Kind, t.Facts)
@@ -182,6 +175,20 @@ func (l *loader) lender(d *document, at path, t *targetEntry, out *mayfly.Target
 		return
 	}
 	c.Lenders[t.Name] = lender
+}
+
+// credential reads a credential and the header it goes in.
+func (l *loader) credential(d *document, at path, e *credentialEntry) *mayfly.TargetCredential {
+	header := http.CanonicalHeaderKey(e.Header)
+	switch {
+	case e.Header == "":
+		d.wrong(at, "header is missing; say where the credential goes, such as Authorization")
+	case !headerName.MatchString(e.Header):
+		d.wrong(at.to("header"), "%q is not the name of a header", e.Header)
+	case slices.Contains(ownHeaders, header) || strings.HasPrefix(header, "Proxy-") || strings.HasPrefix(header, "X-Forwarded-"):
+		d.wrong(at.to("header"), "%q is not for credentials", e.Header)
+	}
+	return &mayfly.TargetCredential{Header: header, Value: l.secret(d, at, "value", e.Value)}
 }
 
 // address checks the url at a place: of a server, with nothing secret in it.

@@ -306,14 +306,15 @@ func flipBit(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 }
 
-// appears waits until a file is there and not empty: appears FILE.
+// appears waits until a file is there and not empty, or has a text in it:
+// appears FILE [TEXT].
 func appears(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: appears FILE")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: appears FILE [TEXT]")
 	}
-	until(ts, args[0]+" appears", func() bool {
-		info, err := os.Stat(ts.MkAbs(args[0]))
-		return err == nil && info.Size() > 0
+	until(ts, strings.Join(args, " has ")+" appears", func() bool {
+		text, err := os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && len(text) > 0 && (len(args) == 1 || strings.Contains(string(text), args[1]))
 	})
 }
 

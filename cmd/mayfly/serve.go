@@ -99,7 +99,9 @@ type instance struct {
 	authority *authority.Authority
 	gateway   *gateway.Gateway
 	webhooks  *signals.Webhooks
-	witnesses atomic.Pointer[witness.Policy] // of the configuration in force
+	exports   *signals.Exports
+	witnesses atomic.Pointer[witness.Policy]   // of the configuration in force
+	exporting atomic.Pointer[[]signals.Export] // of the configuration in force
 	anchoring *witness.Client
 	public    net.Listener
 	admin     net.Listener
@@ -143,6 +145,11 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		DB: n.db, Log: n.log, Policy: func() witness.Policy { return *n.witnesses.Load() }, Logger: logger,
 	})
 	n.webhooks = signals.New(signals.Options{DB: n.db, Hooks: n.hooks, Issuer: c.Issuer, Logger: logger})
+	n.exporting.Store(&c.Exports)
+	n.exports = signals.NewExports(signals.ExportOptions{
+		DB: n.db, Exports: func() []signals.Export { return *n.exporting.Load() }, Issuer: c.Issuer, Origin: n.log.Origin(),
+		Version: built().Version, Leads: n.log.Leads, Stdout: os.Stdout, Logger: logger,
+	})
 
 	options := server.Options{
 		Logger: logger, Gateway: n.gateway, TrustedProxies: c.TrustedProxies, Limits: server.Limits(c.Limits),
@@ -241,6 +248,7 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	var loops errgroup.Group
 	loops.Go(func() error { return n.authority.Run(work) })
 	loops.Go(func() error { return n.webhooks.Run(work) })
+	loops.Go(func() error { return n.exports.Run(work) })
 	loops.Go(func() error { return n.anchoring.Run(work) })
 	loops.Go(func() error { n.watchConfig(work); return nil })
 	// The log runs on until the last record is written, and then takes it in.
@@ -374,6 +382,7 @@ func (n *instance) reload(ctx context.Context) error {
 	n.sources.Close()
 	n.config, n.sources = next, sources
 	n.witnesses.Store(&next.Witnesses)
+	n.exporting.Store(&next.Exports)
 	n.logger.Info("the configuration is in force", "bundle", next.Hash)
 	return nil
 }
