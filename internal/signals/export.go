@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/follow"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
@@ -63,21 +64,21 @@ func NewExports(o ExportOptions) *Exports {
 // the log and at least once, until ctx ends. An export that fails holds up no
 // other, and is tried again, first soon and then once a minute, for ever.
 func (x *Exports) Run(ctx context.Context) error {
-	l := loop{db: x.o.DB, logger: x.o.Logger, readers: x.readers, turn: x.o.Leads}
-	l.run(ctx)
+	l := follow.Loop{DB: x.o.DB, Logger: x.o.Logger, Readers: x.readers, Turn: x.o.Leads}
+	l.Run(ctx)
 	return nil
 }
 
-func (x *Exports) readers() []reader {
-	var list []reader
+func (x *Exports) readers() []follow.Reader {
+	var list []follow.Reader
 	for _, e := range x.o.Exports() {
 		parts := []string{e.File, e.URL}
 		if e.Credential != nil {
 			parts = append(parts, e.Credential.Header, e.Credential.Value.Reveal())
 		}
-		list = append(list, reader{
-			name: "export:" + e.Name, made: fingerprint(parts...), what: "the export " + e.Name,
-			open: func() teller { return &exporting{x: x, to: x.place(e)} },
+		list = append(list, follow.Reader{
+			Name: "export:" + e.Name, Made: fingerprint(parts...), What: "the export " + e.Name,
+			Open: func() follow.Teller { return &exporting{x: x, to: x.place(e)} },
 		})
 	}
 	return list
@@ -120,8 +121,8 @@ const (
 	bodiesFor = time.Second
 )
 
-// tell writes as many of rows as fit into one write.
-func (e *exporting) tell(ctx context.Context, rows []store.EventRow) (int, error) {
+// Tell writes as many of rows as fit into one write.
+func (e *exporting) Tell(ctx context.Context, rows []store.EventRow) (int, error) {
 	if now := time.Now(); e.bodies == nil || now.Sub(e.renewed) > bodiesFor {
 		e.bodies, e.renewed = e.x.o.DB.Bodies(), now
 	}
@@ -176,4 +177,4 @@ func (e *exporting) make(ctx context.Context, rows []store.EventRow) ([][]byte, 
 	return lines, g.Wait()
 }
 
-func (e *exporting) close() { e.to.close() }
+func (e *exporting) Close() { e.to.close() }

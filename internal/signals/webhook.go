@@ -1,7 +1,7 @@
 // Package signals tells the outside what happened. Everything it says it reads
 // from the event log by position, and it writes nothing but how far it has come:
 // a sink that was down gets what it missed, in order, at least once. Start at
-// [Webhooks.Run] and [Exports.Run]; reader.go has the loop they share.
+// [Webhooks.Run] and [Exports.Run]; package follow has the loop they share.
 package signals
 
 import (
@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/follow"
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
@@ -71,18 +72,18 @@ const stale = mayfly.ApprovalPending
 // Run tells every webhook what comes, until ctx ends. A webhook that fails holds
 // up no other, and is tried again, first soon and then once a minute.
 func (w *Webhooks) Run(ctx context.Context) error {
-	l := loop{db: w.o.DB, logger: w.o.Logger, readers: w.readers}
-	l.run(ctx)
+	l := follow.Loop{DB: w.o.DB, Logger: w.o.Logger, Readers: w.readers}
+	l.Run(ctx)
 	return nil
 }
 
 // readers are the webhooks in force.
-func (w *Webhooks) readers() []reader {
-	var list []reader
+func (w *Webhooks) readers() []follow.Reader {
+	var list []follow.Reader
 	for _, hook := range w.o.Hooks() {
-		list = append(list, reader{
-			name: sinkOf(hook), made: fingerprint(hook.URL, hook.Secret.Reveal()), what: "a webhook",
-			open: func() teller { return &telling{w, hook} },
+		list = append(list, follow.Reader{
+			Name: sinkOf(hook), Made: fingerprint(hook.URL, hook.Secret.Reveal()), What: "a webhook",
+			Open: func() follow.Teller { return &telling{w, hook} },
 		})
 	}
 	return list
@@ -94,9 +95,9 @@ type telling struct {
 	hook Webhook
 }
 
-// tell tells the webhook what of rows it should know: the requests of one agent
+// Tell tells the webhook what of rows it should know: the requests of one agent
 // that stand together are one notice.
-func (t *telling) tell(ctx context.Context, rows []store.EventRow) (int, error) {
+func (t *telling) Tell(ctx context.Context, rows []store.EventRow) (int, error) {
 	notices, err := t.w.notices(ctx, rows)
 	if err != nil {
 		return 0, err
@@ -109,7 +110,7 @@ func (t *telling) tell(ctx context.Context, rows []store.EventRow) (int, error) 
 	return len(rows), nil
 }
 
-func (*telling) close() {}
+func (*telling) Close() {}
 
 // Notice is what a webhook is sent: the approvals that one agent waits for.
 type Notice struct {

@@ -1,4 +1,8 @@
-package signals
+// Package follow reads the log by position for whoever must miss nothing of it:
+// webhooks, exports, the search index. How far a reader has come is in the store, so
+// it goes on there after a crash; what it was told before that was noted, it is told
+// again. Start at [Loop.Run].
+package follow
 
 import (
 	"context"
@@ -17,37 +21,37 @@ const (
 	waitMost = time.Minute
 )
 
-// reader is somebody who is told of the log.
-type reader struct {
-	name string // of the row in the store that says how far it has come
-	made string // what it is made of: where that changes, it is opened anew
-	what string // for whoever reads our own log
-	open func() teller
+// Reader is somebody who is told of the log.
+type Reader struct {
+	Name string // of the row in the store that says how far it has come
+	Made string // what it is made of: where that changes, it is opened anew
+	What string // for whoever reads our own log
+	Open func() Teller
 }
 
-// teller carries records to one reader. It is used by one goroutine.
-type teller interface {
-	// tell takes rows, which are in the order of the log, and says how many of
+// Teller carries records to one reader. It is used by one goroutine.
+type Teller interface {
+	// Tell takes rows, which are in the order of the log, and says how many of
 	// them, from the first, cannot be lost any more: with a nil error at least
 	// one. What it did not count, and after a crash what it did, it is given again.
-	tell(ctx context.Context, rows []store.EventRow) (int, error)
-	close()
+	Tell(ctx context.Context, rows []store.EventRow) (int, error)
+	Close()
 }
 
-// loop reads the log by position for any number of readers.
-type loop struct {
-	db     *store.DB
-	logger *slog.Logger
-	// readers gives those in force now; it is asked again each time, so that a
+// Loop reads the log by position for any number of readers.
+type Loop struct {
+	DB     *store.DB
+	Logger *slog.Logger
+	// Readers gives those in force now; it is asked again each time, so that a
 	// reload reaches them.
-	readers func() []reader
-	// turn reports whether it is for this node to tell; nil is always.
-	turn func() bool
+	Readers func() []Reader
+	// Turn reports whether it is for this node to tell; nil is always.
+	Turn func() bool
 }
 
-// run tells every reader what comes, each at its own pace, until ctx ends. One
+// Run tells every reader what comes, each at its own pace, until ctx ends. One
 // that fails is tried again, first soon and then once a minute.
-func (l *loop) run(ctx context.Context) {
+func (l *Loop) Run(ctx context.Context) {
 	type following struct {
 		made string
 		stop func()
@@ -59,17 +63,17 @@ func (l *loop) run(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		wanted := map[string]bool{}
-		for _, r := range l.readers() {
-			wanted[r.name] = true
-			if old, there := now[r.name]; there {
-				if old.made == r.made {
+		for _, r := range l.Readers() {
+			wanted[r.Name] = true
+			if old, there := now[r.Name]; there {
+				if old.made == r.Made {
 					continue
 				}
 				old.stop()
 			}
 			reading, cancel := context.WithCancel(ctx)
 			ended := make(chan struct{})
-			now[r.name] = following{r.made, func() { cancel(); <-ended }}
+			now[r.Name] = following{r.Made, func() { cancel(); <-ended }}
 			all.Go(func() {
 				defer close(ended)
 				defer cancel()
@@ -91,21 +95,21 @@ func (l *loop) run(ctx context.Context) {
 }
 
 // follow tells r what comes until ctx ends.
-func (l *loop) follow(ctx context.Context, r reader) {
-	to := r.open()
-	defer to.close()
+func (l *Loop) follow(ctx context.Context, r Reader) {
+	to := r.Open()
+	defer to.Close()
 	failures := 0
 	for {
 		pause := lookEvery
-		if l.turn == nil || l.turn() {
-			moved, err := l.catchUp(ctx, r.name, to)
+		if l.Turn == nil || l.Turn() {
+			moved, err := l.catchUp(ctx, r.Name, to)
 			if moved {
 				failures = 0
 			}
 			if err != nil && ctx.Err() == nil {
 				failures++
 				pause = min(lookEvery<<min(failures, 10), waitMost)
-				l.logger.Warn(r.what+" was not told of what is in the log; it is tried again", "again_in", pause, "error", err)
+				l.Logger.Warn(r.What+" was not told of what is in the log; it is tried again", "again_in", pause, "error", err)
 			}
 		}
 		wait := time.NewTimer(pause)
@@ -120,8 +124,8 @@ func (l *loop) follow(ctx context.Context, r reader) {
 
 // catchUp reads the log from where the reader called name has come to its end,
 // and has it told. It says whether the reader came any further.
-func (l *loop) catchUp(ctx context.Context, name string, to teller) (moved bool, err error) {
-	at, err := l.db.Sink(ctx, name)
+func (l *Loop) catchUp(ctx context.Context, name string, to Teller) (moved bool, err error) {
+	at, err := l.DB.Sink(ctx, name)
 	if err != nil {
 		return false, err
 	}
@@ -140,11 +144,11 @@ func (l *loop) catchUp(ctx context.Context, name string, to teller) (moved bool,
 		}
 		next = l.read(ctx, *page.rows[len(page.rows)-1].Position)
 		for rows := page.rows; len(rows) > 0; {
-			n, err := to.tell(ctx, rows)
+			n, err := to.Tell(ctx, rows)
 			if n > 0 {
 				// A crash before this tells the same again, under the same ids.
 				last := *rows[n-1].Position
-				kept := l.db.Keep(ctx, func(b *store.Books) { b.MoveSink(name, at, last) })
+				kept := l.DB.Keep(ctx, func(b *store.Books) { b.MoveSink(name, at, last) })
 				if _, elsewhere := errors.AsType[*store.Refused](kept); elsewhere {
 					return moved, nil // another node is there
 				}
@@ -168,10 +172,10 @@ type page struct {
 }
 
 // read begins to read the records after a position. It must be received from.
-func (l *loop) read(ctx context.Context, after int64) <-chan page {
+func (l *Loop) read(ctx context.Context, after int64) <-chan page {
 	read := make(chan page, 1)
 	go func() {
-		rows, err := l.db.EventsAfter(ctx, after, readBatch)
+		rows, err := l.DB.EventsAfter(ctx, after, readBatch)
 		read <- page{rows, err}
 	}()
 	return read
