@@ -221,6 +221,7 @@ type CallEnded struct {
 	Status   int    `json:"status,omitempty"`
 	Detail   string `json:"detail,omitempty"`
 	Bytes    int64  `json:"bytes"`
+	Upstream string `json:"upstream,omitempty"` // id that the target gave the request
 }
 
 // TaskNarrowed: a task may do less from now on.

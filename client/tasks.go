@@ -84,7 +84,8 @@ type Event struct {
 	Decision string          `json:"decision,omitempty"`
 	Parent   string          `json:"parent,omitempty"`
 	Term     mayfly.Term     `json:"term,omitempty"`
-	Dlg      string          `json:"dlg,omitempty"` // leaf hash of the record
+	Person   string          `json:"person,omitempty"` // pseudonym of whom it is about
+	Dlg      string          `json:"dlg,omitempty"`    // leaf hash of the record
 	Body     json.RawMessage `json:"body,omitempty"`
 }
 
@@ -293,6 +294,52 @@ func (c *Client) Trace(ctx context.Context, id string) (Trace, error) {
 	var t Trace
 	err := c.call(ctx, request{method: http.MethodGet, path: "/v1/trace/" + url.PathEscape(id)}, &t)
 	return t, err
+}
+
+// Query is what a search looks for. What is "" or zero is not asked about; what is
+// asked about must all be so.
+type Query struct {
+	Human    string // whom a record is about, or who did it; a service's id too
+	Agent    string // a task's id or SPIFFE ID, or the workload that runs it; with everything below
+	Profile  string // of a task; with everything below
+	Target   string
+	Tool     string // or METHOD:/path
+	Label    string // of what was called
+	Term     string // that denied
+	Kind     string // of event
+	Trace    string // W3C trace id
+	Upstream string // id that a target gave a request
+	Since    time.Time
+	Until    time.Time // exclusive
+}
+
+// Search reads what was recorded of what q asks for, newest first, a page at a
+// time; next is the cursor of the page after, "" at the end. A page can be short
+// and not be the last.
+func (c *Client) Search(ctx context.Context, q Query, cursor string, limit int) (events []Event, next string, err error) {
+	values := page(cursor, limit)
+	for name, value := range map[string]string{
+		"human": q.Human, "agent": q.Agent, "profile": q.Profile, "target": q.Target, "tool": q.Tool, "label": q.Label,
+		"term": q.Term, "kind": q.Kind, "trace": q.Trace, "upstream": q.Upstream, "since": timeText(q.Since), "until": timeText(q.Until),
+	} {
+		if value != "" {
+			values.Set(name, value)
+		}
+	}
+	var a struct {
+		Events []Event `json:"events"`
+		Next   string  `json:"next"`
+	}
+	err = c.call(ctx, request{method: http.MethodGet, path: "/v1/search", query: values}, &a)
+	return a.Events, a.Next, err
+}
+
+// timeText is t as a parameter.
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
 }
 
 // Feed reads the log after a position, a page at a time, from the beginning if

@@ -22,6 +22,8 @@ import (
 // logCmd is mayfly log.
 type logCmd struct {
 	Tail   logTailCmd   `cmd:"" help:"Print the newest records, and go on with --follow."`
+	Search logSearchCmd `cmd:"" help:"Find who touched what: by human, agent, profile, target, tool, label, term and time."`
+	Report logReportCmd `cmd:"" help:"Write who accessed what, on whose authority and under which policy, for an auditor."`
 	Prove  logProveCmd  `cmd:"" help:"Write the proof that a record is in the log, for somebody else to check."`
 	Verify logVerifyCmd `cmd:"" help:"Check the whole log and every stored record, with no server running; or a proof."`
 	Export logExportCmd `cmd:"" help:"Write the log as files for outside tools, with no server running."`

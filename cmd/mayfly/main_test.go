@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,7 @@ func TestScenarios(t *testing.T) {
 			"freeport":  freePortIn,
 			"ready":     serverReady,
 			"appears":   appears,
+			"comes":     comes,
 			"fetch":     fetch,
 			"witnesses": startWitnesses,
 			"anchored":  fetchAnchor,
@@ -315,6 +317,18 @@ func appears(ts *testscript.TestScript, neg bool, args []string) {
 	until(ts, strings.Join(args, " has ")+" appears", func() bool {
 		text, err := os.ReadFile(ts.MkAbs(args[0]))
 		return err == nil && len(text) > 0 && (len(args) == 1 || strings.Contains(string(text), args[1]))
+	})
+}
+
+// comes runs a program until it prints a text this often: comes N TEXT PROGRAM….
+func comes(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: comes N TEXT PROGRAM…")
+	}
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	until(ts, args[1]+" comes", func() bool {
+		return ts.Exec(args[2], args[3:]...) == nil && strings.Count(ts.ReadFile("stdout"), args[1]) >= n
 	})
 }
 

@@ -30,7 +30,7 @@ it was done.
 
 // Run decides again.
 func (c replayCmd) Run(ctx context.Context, t *terminal) error {
-	since, err := sinceFlag(c.Since, time.Now())
+	since, err := timeFlag("--since", c.Since, time.Now())
 	if err != nil {
 		return err
 	}
@@ -85,8 +85,8 @@ func verdict(v mayfly.Verdict, term mayfly.Term) string {
 	return fmt.Sprintf("%s (%s)", v, term)
 }
 
-// sinceFlag reads --since: a time, or how long before now.
-func sinceFlag(text string, now time.Time) (time.Time, error) {
+// timeFlag is a time that a flag gives: RFC 3339, or how long before now.
+func timeFlag(name, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
@@ -95,7 +95,7 @@ func sinceFlag(text string, now time.Time) (time.Time, error) {
 	}
 	at, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return time.Time{}, usageError(fmt.Sprintf("--since %s: write a time such as 2027-01-31T12:00:00Z, or how long ago, such as 24h", text))
+		return time.Time{}, usageError(fmt.Sprintf("%s %s: write a time such as 2027-01-31T12:00:00Z, or how long ago, such as 24h", name, text))
 	}
 	return at, nil
 }

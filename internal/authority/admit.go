@@ -384,6 +384,8 @@ type Outcome struct {
 	Status int    // HTTP status of the target's answer, if one came
 	Bytes  int64  // of the answer
 	Detail string
+	// Upstream is the id that the target gave the request in its answer.
+	Upstream string
 }
 
 // Done records what became of the call, in the background and until it is
@@ -398,7 +400,7 @@ func (ad *Admission) Done(o Outcome) {
 	}
 	a, s := ad.a, ad.session
 	e := mayfly.CallEnded{
-		Decision: ad.decision.ID, Task: s.Task(), Outcome: o.Name, Status: o.Status, Detail: o.Detail, Bytes: o.Bytes,
+		Decision: ad.decision.ID, Task: s.Task(), Outcome: o.Name, Status: o.Status, Detail: o.Detail, Bytes: o.Bytes, Upstream: o.Upstream,
 	}
 	if root := s.task().Root; root.Kind == mayfly.Human {
 		e.Human = root.ID

@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/eventlog"
 	"github.com/mayfly-id/mayfly/internal/jose"
+	"github.com/mayfly-id/mayfly/internal/search"
 	"github.com/mayfly-id/mayfly/internal/store"
 	"github.com/mayfly-id/mayfly/internal/token"
 )
@@ -69,6 +70,7 @@ type Authority struct {
 	follow   sync.Mutex // one application of epoch changes at a time
 	reapNow  chan struct{}
 	returns  returns
+	search   *search.Index
 	pending  sync.WaitGroup     // outcomes and retirements on their way to the store
 	writing  context.Context    // for as long as those are tried
 	giveUp   context.CancelFunc // ends writing
@@ -97,6 +99,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	}
 	a.writing, a.giveUp = context.WithCancel(context.Background())
 	a.live = newLiveTasks(a.db)
+	a.search = search.New(a.db, a.logger, a.log.Leads)
 	a.bundle.Store(c.Bundle.ready())
 
 	// Time never runs backwards across a restart: what the store has seen is
@@ -135,7 +138,7 @@ const lastWrites = 5 * time.Second
 // then is found at the next start.
 func (a *Authority) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context){a.followEpoch, a.reap, a.keepLeases, a.sweepOpen, a.flushFailures, a.keepKeys} {
+	for _, loop := range []func(context.Context){a.followEpoch, a.reap, a.keepLeases, a.sweepOpen, a.flushFailures, a.keepKeys, a.search.Run} {
 		loops.Go(func() { loop(ctx) })
 	}
 	loops.Wait()

@@ -56,7 +56,8 @@ const maxTraceEvents = 500
 
 // Trace finds the task behind an id and everyone above it. The id is a task's,
 // a decision's, a record's, a token's jti (which is its record's id), a lease's,
-// or what a target calls one, such as the name of a database role.
+// what a target calls one, such as the name of a database role, the id that a
+// target gave a request, or the W3C trace id of a call.
 func (a *Authority) Trace(ctx context.Context, p Presented, id string) (TraceView, error) {
 	w, err := a.identify(ctx, &p)
 	if err != nil {
@@ -77,17 +78,11 @@ func (a *Authority) Trace(ctx context.Context, p Presented, id string) (TraceVie
 		}
 		task = lease.Task
 	} else if _, err := mayfly.ParseTaskID(id); err != nil {
-		if rows, err = a.db.EventsByDecision(ctx, id); err != nil {
+		if rows, err = a.recordsNamed(ctx, id); err != nil {
 			return TraceView{}, err
 		}
 		if len(rows) == 0 {
-			row, err := a.db.EventByID(ctx, id)
-			if mayfly.KindOf(err) == mayfly.NotFound {
-				return TraceView{}, missing()
-			} else if err != nil {
-				return TraceView{}, err
-			}
-			rows = []store.EventRow{*row}
+			return TraceView{}, missing()
 		}
 		task = rows[0].Task
 	}

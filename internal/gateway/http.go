@@ -60,7 +60,7 @@ func (g *Gateway) serveHTTP(x *request) {
 		return
 	}
 	defer resp.Body.Close()
-	outcome = authority.Outcome{Name: "failed", Status: resp.StatusCode, Detail: "the answer was not passed on"}
+	outcome = unpassed(resp)
 	x.w.Header().Set("Mayfly-Decision", ad.Decision().ID)
 	if err := checkStatus(resp); err != nil {
 		x.problem(withDecision(err, ad.Decision().ID))

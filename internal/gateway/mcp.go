@@ -246,7 +246,7 @@ func (g *Gateway) exchange(x *request, m *message, body []byte, session string, 
 		return
 	}
 	defer resp.Body.Close()
-	*outcome = authority.Outcome{Name: "failed", Status: resp.StatusCode, Detail: "the answer was not passed on"}
+	*outcome = unpassed(resp)
 	a := g.answering(ctx, x, target, session, outcome)
 	a.m = m
 	if ad != nil {

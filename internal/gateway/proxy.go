@@ -8,11 +8,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/authority"
 )
 
 // Limits on what goes to a target and comes back (security, section 4).
@@ -240,6 +242,23 @@ func checkStatus(resp *http.Response) error {
 		return mayfly.Errorf(mayfly.BadUpstream, "the target answered with status %d, which is not followed", code)
 	}
 	return nil
+}
+
+// requestIDs are the headers in which targets say by what id they know a request.
+var requestIDs = []string{"X-Request-Id", "Request-Id", "X-Amzn-Requestid", "X-Ms-Request-Id", "X-Guploader-Uploadid"}
+
+// unpassed is the outcome of a call that the target has answered, until the answer
+// was passed on.
+func unpassed(resp *http.Response) authority.Outcome {
+	o := authority.Outcome{Name: "failed", Status: resp.StatusCode, Detail: "the answer was not passed on"}
+	for _, name := range requestIDs {
+		id := resp.Header.Get(name)
+		if id != "" && len(id) <= 128 && !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			o.Upstream = id
+			break
+		}
+	}
+	return o
 }
 
 // writeWithin gives the agent this long to take what is written next. Writers

@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -120,6 +121,7 @@ func routes() []route {
 
 		// Evidence.
 		{method: "GET", pattern: "/v1/trace/{id}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).trace)},
+		{method: "GET", pattern: "/v1/search", surface: api, query: append(slices.Clone(searchQuery), page...), answer: typeJSON, status: 200, handle: answers((*call).search)},
 		{method: "GET", pattern: "/v1/events", surface: api, query: []string{"after", "limit"}, answer: typeJSON, status: 200, stream: true, handle: events},
 		{method: "GET", pattern: "/log/checkpoint", answer: typeText, status: 200, handle: checkpoint},
 		{method: "GET", pattern: "/log/anchor", answer: typeText, status: 200, handle: anchor},

@@ -494,6 +494,9 @@ func TestATaskGoesThroughItsWholeLife(t *testing.T) {
 	n.want(n.ask("GET", "/v1/tasks/"+id+"/events?limit=1", "", auth...), 200, "")
 	n.want(n.ask("POST", "/v1/tasks/"+id+"/heartbeat", "", auth...), 200, "")
 	n.want(n.ask("GET", "/v1/trace/"+id, "", auth...), 200, "")
+	n.want(n.ask("GET", "/v1/search?agent="+id+"&since=2026-01-31T09:00:00Z&limit=1", "", auth...), 200, "")
+	n.want(n.ask("GET", "/v1/search?since=yesterday", "", auth...), 400, "")
+	n.want(n.ask("GET", "/v1/search?cursor=x", "", auth...), 400, "")
 	r = n.want(n.ask("POST", "/v1/tasks/"+id+"/leases", `{"grant":"postgres:db:reader"}`, append(auth, asJSON...)...), 201, "")
 	if credential, _ := r.json["credential"].(map[string]any); credential["password"] != "hunter2" || r.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("lent is %s with %v", r.body, r.Header)

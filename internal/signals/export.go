@@ -78,7 +78,7 @@ func (x *Exports) readers() []follow.Reader {
 		}
 		list = append(list, follow.Reader{
 			Name: "export:" + e.Name, Made: fingerprint(parts...), What: "the export " + e.Name,
-			Open: func() follow.Teller { return &exporting{x: x, to: x.place(e)} },
+			Open: func() follow.Teller { return &exporting{x: x, to: x.place(e), bodies: x.o.DB.Bodies()} },
 		})
 	}
 	return list
@@ -107,9 +107,8 @@ type exporting struct {
 	x  *Exports
 	to place
 
-	lines   bytes.Buffer
-	bodies  *store.Bodies
-	renewed time.Time // when bodies was made
+	lines  bytes.Buffer
+	bodies *store.Bodies
 }
 
 const (
@@ -117,15 +116,10 @@ const (
 	writeMost = 1 << 20
 	// makeMost is how many lines are made before it is looked whether they fit.
 	makeMost = 50
-	// bodiesFor is how long a person who is erased may stay readable here.
-	bodiesFor = time.Second
 )
 
 // Tell writes as many of rows as fit into one write.
 func (e *exporting) Tell(ctx context.Context, rows []store.EventRow) (int, error) {
-	if now := time.Now(); e.bodies == nil || now.Sub(e.renewed) > bodiesFor {
-		e.bodies, e.renewed = e.x.o.DB.Bodies(), now
-	}
 	e.lines.Reset()
 	n := 0
 	for n < len(rows) {

@@ -331,23 +331,31 @@ func (db *DB) DecisionsAfter(ctx context.Context, after int64, since time.Time, 
 	return collect(ctx, db, scanEvent, readDecisionsAfter, after, from, int64(limit))
 }
 
-// Bodies opens the bodies of many records, and asks for each person's key once.
-// It is safe for concurrent use, and for one run: a person who is erased
-// meanwhile stays readable in it.
+// Bodies opens the bodies of many records, and does not ask for each person's key
+// each time: one who is erased stays readable in it for a second. It is safe for
+// concurrent use.
 type Bodies struct {
 	db *DB
 
-	mu   sync.Mutex // guards the field below
-	keys map[string][]byte
+	mu    sync.Mutex // guards the fields below
+	keys  map[string][]byte
+	since time.Time // what keys has is from then on
 }
 
-// Bodies makes a reader of bodies for one run.
-func (db *DB) Bodies() *Bodies { return &Bodies{db: db, keys: map[string][]byte{"": db.bodyKey}} }
+// bodiesFor is how long a person who is erased may stay readable.
+const bodiesFor = time.Second
+
+// Bodies makes a reader of bodies.
+func (db *DB) Bodies() *Bodies { return &Bodies{db: db} }
 
 // Open is [DB.Body].
 func (b *Bodies) Open(ctx context.Context, r *EventRow) (jsontext.Value, error) {
 	b.mu.Lock()
-	key := b.keys[r.Person]
+	if now := time.Now(); now.Sub(b.since) > bodiesFor {
+		b.keys, b.since = map[string][]byte{"": b.db.bodyKey}, now
+	}
+	keys := b.keys
+	key := keys[r.Person]
 	b.mu.Unlock()
 	if key == nil {
 		var err error
@@ -355,7 +363,7 @@ func (b *Bodies) Open(ctx context.Context, r *EventRow) (jsontext.Value, error) 
 			return nil, err
 		}
 		b.mu.Lock()
-		b.keys[r.Person] = key
+		keys[r.Person] = key
 		b.mu.Unlock()
 	}
 	return openBody(key, r)

@@ -101,9 +101,7 @@ func (db *DB) meet(ctx context.Context, human string, now time.Time) (person, er
 	if who, ok := db.persons.get(human); ok {
 		return who, nil
 	}
-	h := hmac.New(sha256.New, db.lookupKey)
-	h.Write([]byte(human))
-	lookup := base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+	lookup := db.lookup(human)
 	var who person
 	var box []byte
 	err := db.readRow(ctx, readPerson, []any{lookup}, &who.id, &box)
@@ -121,6 +119,25 @@ func (db *DB) meet(ctx context.Context, human string, now time.Time) (person, er
 	}
 	db.persons.put(human, who)
 	return who, nil
+}
+
+// lookup is what the row of a person is found by.
+func (db *DB) lookup(human string) string {
+	h := hmac.New(sha256.New, db.lookupKey)
+	h.Write([]byte(human))
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+// Pseudonym is what stands for a human in leaves, "" if no record is about them,
+// or they were erased.
+func (db *DB) Pseudonym(ctx context.Context, human string) (string, error) {
+	var id string
+	var box []byte
+	err := db.readRow(ctx, readPerson, []any{db.lookup(human)}, &id, &box)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return id, err
 }
 
 // newPerson makes a key and the pseudonym that follows from it: once the key is

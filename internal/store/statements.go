@@ -51,6 +51,7 @@ const (
 	acceptPin
 	keepBundle
 	moveSink
+	insertMentions
 	closeTask
 	closeExpired
 	retireTask
@@ -124,6 +125,17 @@ const (
 	readPin
 	readBundle
 	readSink
+	mentionFloor
+	readMentions1
+	readMentions2
+	readMentions3
+	readMentions4
+	readMentions5
+	readMentions6
+	readMentions7
+	readMentions8
+	readMentions9
+	readEventAt
 	readDecisionsAfter
 	readDelegation
 	readDelegationBySecret
@@ -300,6 +312,10 @@ var texts = [statements]string{
 		WHERE CAST($3 AS BIGINT) = -1 OR EXISTS (SELECT 1 FROM sink s WHERE s.name = $1)
 		ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE sink.position = $3`,
 
+	// The index is made anew from the log where a crash left it behind, so a
+	// mention that is there already is right.
+	insertMentions: insertMentionRows() + ` ON CONFLICT DO NOTHING`,
+
 	closeTask: `UPDATE task SET closed_at = $1, reason = $2, closed_by = $3 WHERE id = $4 AND closed_at IS NULL`,
 
 	closeExpired: `UPDATE task SET closed_at = $1, reason = $2, closed_by = $3
@@ -409,10 +425,18 @@ var texts = [statements]string{
 		ORDER BY a.asked_at DESC, a.id DESC LIMIT 1`,
 	listApprovals: `SELECT ` + approvalColumns + ` FROM approval a WHERE ($1 = '' OR a.task = $1) AND ($2 = '' OR a.id < $2)
 		AND (CAST($3 AS BIGINT) = 0 OR (a.approved_at IS NULL AND a.denied_at IS NULL AND a.expires_at > $3)) ORDER BY a.id DESC LIMIT $4`,
-	readVotes:              `SELECT need, by_whom, at FROM approval_vote WHERE approval = $1 ORDER BY at, need`,
-	readPins:               `SELECT ` + pinColumns + ` FROM pin ORDER BY target, tool`,
-	readPin:                `SELECT ` + pinColumns + ` FROM pin WHERE target = $1 AND tool = $2`,
-	readBundle:             `SELECT text FROM bundle WHERE hash = $1`,
+	readVotes:  `SELECT need, by_whom, at FROM approval_vote WHERE approval = $1 ORDER BY at, need`,
+	readPins:   `SELECT ` + pinColumns + ` FROM pin ORDER BY target, tool`,
+	readPin:    `SELECT ` + pinColumns + ` FROM pin WHERE target = $1 AND tool = $2`,
+	readBundle: `SELECT text FROM bundle WHERE hash = $1`,
+	mentionFloor: `SELECT at, position FROM mention WHERE key = $1 AND (at, position) < ($2, $3) AND (at, position) >= ($4, $5)
+		ORDER BY at DESC, position DESC LIMIT 1 OFFSET $6`,
+	readMentions1: mentionsOf(1), readMentions2: mentionsOf(2), readMentions3: mentionsOf(3), readMentions4: mentionsOf(4), readMentions5: mentionsOf(5),
+	readMentions6: mentionsOf(6), readMentions7: mentionsOf(7), readMentions8: mentionsOf(8), readMentions9: mentionsOf(9),
+	readEventAt: `SELECT e.proc, e.seq, e.id, e.time, e.kind, e.task, e.decision, e.person, e.leaf, e.body, e.mac, s.start + e.seq - s.seq
+		FROM log_span s CROSS JOIN event e
+		WHERE s.start = (SELECT MAX(a.start) FROM log_span a WHERE a.start <= $1)
+		AND e.proc = s.proc AND e.seq = s.seq + ($1 - s.start) AND e.seq < s.seq + s.n`,
 	readSink:               `SELECT position FROM sink WHERE name = $1`,
 	readDelegation:         `SELECT ` + delegationColumns + ` FROM delegation WHERE id = $1`,
 	readDelegationBySecret: `SELECT ` + delegationColumns + ` FROM delegation WHERE secret_hash = $1`,
@@ -496,6 +520,30 @@ func insertEvents(n int) string {
 }
 
 const eventColumnCount = 11
+
+// mentionSlots is how many mentions of one record are inserted at once.
+const mentionSlots = 8
+
+func insertMentionRows() string {
+	rows := make([]string, mentionSlots)
+	for i := range rows {
+		rows[i] = `($1, $2, $` + strconv.Itoa(i+3) + `)`
+	}
+	return `INSERT INTO mention (at, position, key) VALUES ` + strings.Join(rows, `, `)
+}
+
+// mentionsOf reads where n keys are mentioned together: the first leads, so it
+// should be the one with the fewest.
+func mentionsOf(n int) string {
+	var also strings.Builder
+	for i := 1; i < n; i++ {
+		x := `x` + strconv.Itoa(i)
+		also.WriteString(` AND EXISTS (SELECT 1 FROM mention ` + x + ` WHERE ` + x + `.key = $` + strconv.Itoa(i+5) +
+			` AND ` + x + `.at = m.at AND ` + x + `.position = m.position)`)
+	}
+	return `SELECT m.at, m.position FROM mention m WHERE m.key = $1 AND (m.at, m.position) < ($2, $3) AND (m.at, m.position) >= ($4, $5)` +
+		also.String() + ` ORDER BY m.at DESC, m.position DESC LIMIT $` + strconv.Itoa(n+5)
+}
 
 // parameters is how many arguments s takes: the highest $n in it.
 func (s statement) parameters() int {

@@ -94,6 +94,7 @@ func everyWrite(db *DB) []op {
 	tx.AcceptPin("x", "y", "h", "{}", nil, nil, "me", now)
 	tx.KeepBundle("h", []byte("{}"), now)
 	b.MoveSink("s", -1, 1)
+	b.Mention(Place{now, 1}, []int64{1, 2})
 	tx.CloseTask("t", mayfly.Completed, "me", now)
 	tx.CloseExpired("t", mayfly.IdleRanOut, now)
 	tx.RetireTask("t", now)
@@ -198,7 +199,14 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err43 := db.EpochOf(ctx, []mayfly.TaskID{"a"}, at)
 		_, err44 := db.Stray(ctx)
 		_, err41 := db.LeasesDue(ctx, at, 1)
-		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41, err42, err43, err44} {
+		_, err45 := db.MentionFloor(ctx, 1, Place{At: at}, Place{}, 2)
+		_, err46 := db.Pseudonym(ctx, "a")
+		for n := range MentionsMost {
+			if _, err := db.Mentions(ctx, make([]int64, n+1), Place{At: at}, Place{}, 2); err != nil {
+				t.Errorf("%d mentions: %v (%v)", n+1, err, mayfly.AsError(err).Unwrap())
+			}
+		}
+		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41, err42, err43, err44, err45, err46} {
 			if err != nil {
 				t.Errorf("read %d: %v (%v)", i+28, err, mayfly.AsError(err).Unwrap())
 			}
@@ -216,7 +224,8 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err35 := db.ApprovalFor(ctx, "a", "k")
 		_, err36 := db.Pin(ctx, "a", "b")
 		_, err37 := db.Bundle(ctx, "a")
-		for i, err := range []error{err23, err24, err25, err26, err34, err35, err36, err37} {
+		_, err47 := db.EventAt(ctx, 0)
+		for i, err := range []error{err23, err24, err25, err26, err34, err35, err36, err37, err47} {
 			if mayfly.KindOf(err) != mayfly.NotFound {
 				t.Errorf("read %d: %v, want NotFound", i+23, err)
 			}

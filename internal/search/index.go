@@ -1,0 +1,253 @@
+package search
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/go-json-experiment/json"
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/follow"
+	"github.com/mayfly-id/mayfly/internal/store"
+)
+
+// Index notes what each record of the log mentions. It is made from the log alone,
+// by position: a crash leaves it behind, never wrong.
+type Index struct {
+	db     *store.DB
+	logger *slog.Logger
+	leads  func() bool
+	key    []byte
+
+	mu    sync.Mutex // guards the field below
+	tasks map[mayfly.TaskID]agent
+}
+
+// agent is what a task is found by.
+type agent struct {
+	profile, workload string
+	above             []mayfly.TaskID
+}
+
+// agentsMost bounds how many tasks an index remembers: some 5 MB.
+const agentsMost = 1 << 14
+
+// New makes an index over the log of db. Where leads is given, only a process that
+// leads the log writes to it; every process may search.
+func New(db *store.DB, logger *slog.Logger, leads func() bool) *Index {
+	return &Index{db: db, logger: logger, leads: leads, key: db.Key("search"), tasks: map[mayfly.TaskID]agent{}}
+}
+
+// name of the row that says how far the index has come. Where what is noted of a
+// record changes, so must it: then the index is made anew.
+const name = "search:1"
+
+// Run notes what comes until ctx ends.
+func (x *Index) Run(ctx context.Context) {
+	l := follow.Loop{DB: x.db, Logger: x.logger, Turn: x.leads, Readers: func() []follow.Reader {
+		return []follow.Reader{{Name: name, What: "the search index", Open: func() follow.Teller { return &noting{x, x.db.Bodies()} }}}
+	}}
+	l.Run(ctx)
+}
+
+// noting writes the index.
+type noting struct {
+	x      *Index
+	bodies *store.Bodies
+}
+
+// together is how many records are noted in one change. The store's one writer
+// does it, so it is few: decisions wait behind it.
+const together = 256
+
+// Tell notes the first of rows.
+func (n *noting) Tell(ctx context.Context, rows []store.EventRow) (int, error) {
+	rows = rows[:min(len(rows), together)]
+	type noted struct {
+		at   store.Place
+		keys []int64
+	}
+	list := make([]noted, len(rows))
+	for i := range rows {
+		names, err := n.x.names(ctx, n.bodies, &rows[i])
+		if err != nil {
+			return 0, err
+		}
+		list[i] = noted{store.Place{At: rows[i].Time, Position: *rows[i].Position}, n.x.keys(names)}
+	}
+	err := n.x.db.Keep(ctx, func(b *store.Books) {
+		for _, one := range list {
+			b.Mention(one.at, one.keys)
+		}
+	})
+	return len(rows), err
+}
+
+// Close does nothing.
+func (*noting) Close() {}
+
+// keys are names as the index has them: hashes under a key, which tell whoever
+// reads the store nothing.
+func (x *Index) keys(names []string) []int64 {
+	h := hmac.New(sha256.New, x.key)
+	keys := make([]int64, len(names))
+	var sum [sha256.Size]byte
+	for i, name := range names {
+		h.Reset()
+		h.Write([]byte(name))
+		keys[i] = int64(binary.BigEndian.Uint64(h.Sum(sum[:0])))
+	}
+	return keys
+}
+
+// said is what bodies say of what they are about, whatever their kind.
+type said struct {
+	Target   string `json:"target"`
+	Action   string `json:"action"`
+	Tool     string `json:"tool"`
+	Grant    string `json:"grant"`
+	Profile  string `json:"profile"`
+	Trace    string `json:"trace"`
+	Upstream string `json:"upstream"`
+	By       string `json:"by"`
+	Root     struct {
+		Kind mayfly.SubjectKind `json:"kind"`
+		ID   string             `json:"sub"`
+	} `json:"root"`
+	Snapshot struct {
+		Labels []string `json:"labels"`
+	} `json:"snapshot"`
+	Revocation struct {
+		Kind  string `json:"kind"`
+		Value string `json:"value"`
+	} `json:"revocation"`
+}
+
+// names are what a record is found by, each a class and a value, without
+// repetition. Of a person who was erased only what the leaf says is left.
+func (x *Index) names(ctx context.Context, bodies *store.Bodies, row *store.EventRow) ([]string, error) {
+	var n nameList
+	n.add("", "any")
+	n.add("kind", row.Kind)
+	n.add("person", row.Person)
+	n.add("term", string(row.Term()))
+	if err := x.chain(ctx, &n, row.Task); err != nil {
+		return nil, err
+	}
+	body, err := bodies.Open(ctx, row)
+	if mayfly.KindOf(err) == mayfly.Gone {
+		return n.list, nil
+	} else if err != nil {
+		return nil, err
+	}
+	var s said
+	if err := json.Unmarshal(body, &s); err != nil {
+		return nil, err
+	}
+	n.add("target", s.Target)
+	n.add("tool", s.Action)
+	n.add("tool", s.Tool)
+	n.add("profile", s.Profile)
+	n.add("trace", s.Trace)
+	n.add("upstream", s.Upstream)
+	if g, err := mayfly.ParseGrant(s.Grant); err == nil {
+		n.add("target", g.Target)
+		n.add("tool", g.Action)
+	}
+	for _, l := range s.Snapshot.Labels {
+		n.add("label", l)
+	}
+	if s.Root.Kind != mayfly.Human {
+		n.add("root", s.Root.ID)
+	}
+	for _, who := range []string{s.By, humanIn(s.Revocation.Kind, s.Revocation.Value)} {
+		if err := x.person(ctx, &n, who); err != nil {
+			return nil, err
+		}
+	}
+	return n.list, nil
+}
+
+func humanIn(kind, value string) string {
+	if kind == string(mayfly.Human) {
+		return value
+	}
+	return ""
+}
+
+// person adds whoever did something by their pseudonym, if records are about them.
+func (x *Index) person(ctx context.Context, n *nameList, who string) error {
+	if who == "" || strings.HasPrefix(who, "task_") {
+		return nil
+	}
+	id, err := x.db.Pseudonym(ctx, who)
+	n.add("person", id)
+	return err
+}
+
+// chain adds a task, everything it descends from, and who runs it.
+func (x *Index) chain(ctx context.Context, n *nameList, id mayfly.TaskID) error {
+	if id == "" {
+		return nil
+	}
+	own, err := x.agent(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, link := range append([]mayfly.TaskID{id}, own.above...) {
+		a, err := x.agent(ctx, link)
+		if err != nil {
+			return err
+		}
+		n.add("agent", string(link))
+		n.add("agent", a.workload)
+		n.add("profile", a.profile)
+	}
+	return nil
+}
+
+// agent is what a task is found by; of one that is not there, nothing.
+func (x *Index) agent(ctx context.Context, id mayfly.TaskID) (agent, error) {
+	x.mu.Lock()
+	a, known := x.tasks[id]
+	x.mu.Unlock()
+	if known {
+		return a, nil
+	}
+	// A task's row is there before its first record is, so one that is not will
+	// never be.
+	row, err := x.db.Task(ctx, id)
+	switch {
+	case err == nil:
+		a = agent{profile: row.Profile, workload: row.Agent.Subject, above: row.Ancestors}
+	case mayfly.KindOf(err) != mayfly.NotFound:
+		return agent{}, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.tasks) >= agentsMost {
+		clear(x.tasks)
+	}
+	x.tasks[id] = a
+	return a, nil
+}
+
+// nameList is a list without repetition.
+type nameList struct{ list []string }
+
+func (n *nameList) add(class, value string) {
+	if value == "" {
+		return
+	}
+	name := class + ":" + value
+	for _, there := range n.list {
+		if there == name {
+			return
+		}
+	}
+	n.list = append(n.list, name)
+}
