@@ -350,6 +350,13 @@ type RevocationLifted struct {
 	Revocation Revocation `json:"revocation"`
 }
 
+// PersonErased: the key of a person was destroyed. What is recorded about them can
+// be read by nobody any more, and their pseudonym leads to nobody.
+type PersonErased struct {
+	Person string `json:"person"` // pseudonym
+	By     string `json:"by"`
+}
+
 // Revocation names what the kill switch is thrown for.
 type Revocation struct {
 	ID    string    `json:"id"`
@@ -399,6 +406,7 @@ func (TaskClosed) Kind() string           { return "task.closed" }
 func (TaskRetired) Kind() string          { return "task.retired" }
 func (RevocationMade) Kind() string       { return "revocation.made" }
 func (RevocationLifted) Kind() string     { return "revocation.lifted" }
+func (PersonErased) Kind() string         { return "person.erased" }
 func (Alarm) Kind() string                { return "alarm" }
 func (LogUnanchored) Kind() string        { return "log.unanchored" }
 func (LogAnchored) Kind() string          { return "log.anchored" }
@@ -420,6 +428,7 @@ func (BundleLoaded) Header() EventHeader         { return EventHeader{} }
 func (KeyMade) Header() EventHeader              { return EventHeader{} }
 func (KeyCompromised) Header() EventHeader       { return EventHeader{} }
 func (AuthenticationFailed) Header() EventHeader { return EventHeader{} }
+func (PersonErased) Header() EventHeader         { return EventHeader{} }
 func (Alarm) Header() EventHeader                { return EventHeader{} }
 func (LogUnanchored) Header() EventHeader        { return EventHeader{} }
 func (LogAnchored) Header() EventHeader          { return EventHeader{} }

@@ -259,6 +259,23 @@ func (c *Client) Revocations(ctx context.Context) ([]mayfly.Revocation, error) {
 	return a.Revocations, err
 }
 
+// Erased is what became of a person.
+type Erased struct {
+	Person   string   `json:"person"`             // the pseudonym, which leads to nobody any more
+	Standing []string `json:"standing,omitempty"` // ids of revocations that go on naming them
+	Scrubbed bool     `json:"scrubbed"`           // what was there before is gone from the disk too
+}
+
+// Erase makes what is recorded about a human unreadable for ever. Nothing may be
+// live for them.
+func (c *Client) Erase(ctx context.Context, human string) (Erased, error) {
+	var e Erased
+	err := c.call(ctx, request{method: http.MethodPost, path: "/v1/erasures", json: struct {
+		Human string `json:"human"`
+	}{human}}, &e)
+	return e, err
+}
+
 // LiftRevocation lets new tasks open again. Nothing comes back to life.
 func (c *Client) LiftRevocation(ctx context.Context, id string) error {
 	return c.call(ctx, request{method: http.MethodDelete, path: "/v1/revocations/" + url.PathEscape(id)}, nil)

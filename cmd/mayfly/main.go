@@ -43,6 +43,7 @@ type cli struct {
 	Approvals   approvalsCmd   `cmd:"" help:"Show what waits for a human, and answer."`
 	Pins        pinsCmd        `cmd:"" help:"Show what tools are held to, and accept changes."`
 	Revoke      revokeCmd      `cmd:"" help:"End a task, or everything of a human, service, profile, source or client."`
+	Erase       eraseCmd       `cmd:"" help:"Make what is recorded about a human unreadable for ever."`
 	Certificate certificateCmd `cmd:"" help:"Show, or keep, the signed account of how a task ended."`
 	Trace       traceCmd       `cmd:"" help:"Lead from any id back to who is behind it."`
 	Explain     explainCmd     `cmd:"" help:"Say why a decision is what it is."`

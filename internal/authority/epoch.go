@@ -15,6 +15,7 @@ const (
 	epochRevocation = "revocation" // the kill switch was thrown or lifted
 	epochKeys       = "keys"       // the signing keys changed
 	epochPins       = "pins"       // a tool changed, or was accepted as changed
+	epochPerson     = "person"     // the person with this pseudonym was erased
 )
 
 // confirmEvery is how often the epoch is asked for where no notice comes: well
@@ -114,6 +115,9 @@ func (a *Authority) applyEpoch(ctx context.Context, newest int64) error {
 				keys = true
 			case epochPins:
 				pins = true
+			case epochPerson:
+				a.db.Forget(c.Subject)
+				a.live.evictAll()
 			default: // a newer node's word: forget everything
 				a.live.evictAll()
 				keys, tokens, pins = true, true, true

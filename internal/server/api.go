@@ -149,6 +149,18 @@ func (c *call) revokeAll(in revocation) (revoked, error) {
 	return revoked{r}, err
 }
 
+// erasure names who is to be erased.
+type erasure struct {
+	Human string `json:"human"`
+}
+
+func (c *call) erase(in erasure) (authority.Erased, error) {
+	if in.Human == "" {
+		return authority.Erased{}, mayfly.Errorf(mayfly.Invalid, "human is missing; say who is to be erased")
+	}
+	return c.s.a.Erase(c.ctx(), c.presented(), in.Human)
+}
+
 // standing are the revocations in force.
 type standing struct {
 	Revocations []mayfly.Revocation `json:"revocations"`

@@ -117,6 +117,7 @@ func routes() []route {
 		{method: "GET", pattern: "/v1/revocations", surface: api, answer: typeJSON, status: 200, handle: answers((*call).revocations)},
 		{method: "POST", pattern: "/v1/revocations", surface: api, body: jsonBody, answer: typeJSON, status: 201, handle: takes((*call).revokeAll)},
 		{method: "DELETE", pattern: "/v1/revocations/{id}", surface: api, status: 204, handle: done((*call).liftRevocation)},
+		{method: "POST", pattern: "/v1/erasures", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).erase)},
 		{method: "POST", pattern: "/v1/keys/{kid}/compromise", surface: api, status: 204, handle: done((*call).compromiseKey)},
 
 		// Evidence.

@@ -555,6 +555,14 @@ func TestATaskGoesThroughItsWholeLife(t *testing.T) {
 	n.want(n.tell("DELETE", fmt.Sprintf("/v1/revocations/%v", rev["id"]), ""), 204, "")
 	n.want(n.tell("DELETE", "/v1/revocations/nothing", ""), 404, "")
 
+	n.want(n.tell("POST", "/v1/revocations", `{"human":"zoe"}`, asJSON...), 201, "")
+	n.want(n.tell("POST", "/v1/erasures", `{"human":""}`, asJSON...), 400, "")
+	n.want(n.tell("POST", "/v1/erasures", `{"human":"nobody"}`, asJSON...), 404, "")
+	r = n.want(n.tell("POST", "/v1/erasures", `{"human":"zoe"}`, asJSON...), 200, "")
+	if standing, _ := r.json["standing"].([]any); len(standing) != 1 {
+		t.Errorf("a revocation stands by her name: %s", r.body)
+	}
+
 	r = n.want(n.ask("GET", "/oauth2/jwks", ""), 200, "")
 	kid := r.json["keys"].([]any)[0].(map[string]any)["kid"].(string)
 	n.want(n.tell("POST", "/v1/keys/"+url.PathEscape(kid)+"/compromise", ""), 204, "")

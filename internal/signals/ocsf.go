@@ -25,7 +25,7 @@ type ocsfClass struct {
 var (
 	baseEvent  = ocsfClass{0, "Base Event", "Uncategorized", nil}
 	finding    = ocsfClass{2004, "Detection Finding", "Findings", map[int]string{1: "Create", 3: "Close"}}
-	account    = ocsfClass{3001, "Account Change", iam, map[int]string{9: "Lock", 12: "Unlock"}}
+	account    = ocsfClass{3001, "Account Change", iam, map[int]string{6: "Delete", 9: "Lock", 12: "Unlock"}}
 	logon      = ocsfClass{3002, "Authentication", iam, map[int]string{1: "Logon", 2: "Logoff"}}
 	session    = ocsfClass{3003, "Authorize Session", iam, map[int]string{1: "Assign Privileges"}}
 	entity     = ocsfClass{3004, "Entity Management", iam, map[int]string{1: "Create", 3: "Update", 4: "Delete", 9: "Disable"}}
@@ -320,6 +320,8 @@ func (b *ocsfBuilder) fill() error {
 		return mapped(b, func(e mayfly.RevocationMade) { b.revocation(9, e.Revocation) })
 	case mayfly.RevocationLifted{}.Kind():
 		return mapped(b, func(e mayfly.RevocationLifted) { b.revocation(12, e.Revocation) })
+	case mayfly.PersonErased{}.Kind():
+		return mapped(b, b.personErased)
 	case mayfly.ApprovalRequested{}.Kind():
 		return mapped(b, b.approvalRequested)
 	case mayfly.ApprovalVoted{}.Kind():
@@ -608,6 +610,13 @@ func (b *ocsfBuilder) revocation(activity int, r mayfly.Revocation) {
 	b.User = b.subject(mayfly.Subject{Kind: mayfly.SubjectKind(r.Kind), ID: or(r.Value, r.Kind)})
 	b.by(r.By)
 	b.Message = strings.TrimSpace("revocation " + r.ID)
+}
+
+func (b *ocsfBuilder) personErased(e mayfly.PersonErased) {
+	b.is(account, 6)
+	b.User = &ocsfUser{UID: e.Person, Name: or(e.Person, "unknown"), TypeID: 1, Type: "User"}
+	b.by(e.By)
+	b.Message = "a person was erased"
 }
 
 func (b *ocsfBuilder) approvalRequested(e mayfly.ApprovalRequested) {

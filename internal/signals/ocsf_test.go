@@ -201,6 +201,7 @@ var ocsfSamples = []struct {
 	{mayfly.IdleRenewed{Task: "task_1", Root: alice, Until: then, By: "heartbeat"}, 3004, 3, 1},
 	{mayfly.RevocationMade{Revocation: mayfly.Revocation{ID: "rev_1", Kind: "human", Value: alice.ID, By: "operator", At: then}}, 3001, 9, 1},
 	{mayfly.RevocationMade{Revocation: mayfly.Revocation{ID: "rev_2", Kind: "all", By: "operator", At: then}}, 3001, 9, 1},
+	{mayfly.PersonErased{Person: "p_x", By: "operator"}, 3001, 6, 1},
 	{mayfly.RevocationLifted{Revocation: mayfly.Revocation{ID: "rev_1", By: "operator", At: then}}, 3001, 12, 1},
 	{mayfly.Alarm{What: "log", Detail: "a stored record is not what was committed"}, 2004, 1, 1},
 	{mayfly.LogUnanchored{Size: 10, Anchored: 3, Since: then, Witnesses: map[string]string{"w": "403"}}, 2004, 1, 1},

@@ -29,7 +29,7 @@ func (db *DB) Submit(ctx context.Context, rec Record, build func(*Tx)) *Pending 
 	}
 	tx := &Tx{db: db, person: rec.who.id, ops: make([]op, 0, 8)}
 	if !rec.who.isMade() {
-		tx.add(personThere, guardPerson, rec.who.id)
+		tx.aboutPerson()
 	}
 	build(tx)
 	return db.submit(ctx, tx, rec)
@@ -117,7 +117,7 @@ func (p *Pending) Wait() error {
 		<-p.done
 	}
 	if r, ok := errors.AsType[*Refused](p.err); ok && r.Guard == guardPerson {
-		return mayfly.Errorf(mayfly.Unavailable, "another node met the same person at this moment; try again").Because(p.err)
+		return mayfly.Errorf(mayfly.Unavailable, "the person this is about was met, or erased, elsewhere at this moment; try again").Because(p.err)
 	}
 	return p.err
 }

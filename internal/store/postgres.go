@@ -290,6 +290,28 @@ func (e *postgres) again(err error) verdict {
 	return giveUp
 }
 
+// scrub drops old row versions from the tables that hold names. What a table's
+// pages were written over with, an archive of the server's own log may still hold.
+func (e *postgres) scrub(ctx context.Context) (err error) {
+	c, err := e.pool.Conn(ctx)
+	if err != nil {
+		return unreadable(err)
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	// A table takes as long as it is large.
+	if _, err := c.ExecContext(ctx, `SET statement_timeout = 0`); err != nil {
+		return unreadable(err)
+	}
+	defer func() {
+		_, reset := c.ExecContext(ctx, `SET statement_timeout = '`+postgresSettings["statement_timeout"]+`'`)
+		err = errors.Join(err, reset)
+	}()
+	if _, err := c.ExecContext(ctx, `VACUUM person, task, delegation, lease, approval, revocation`); err != nil {
+		return unreadable(err)
+	}
+	return nil
+}
+
 func (e *postgres) backup(context.Context, string) error {
 	return mayfly.Errorf(mayfly.Invalid, "the store is on PostgreSQL; make the backup with pg_dump")
 }

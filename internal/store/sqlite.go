@@ -279,6 +279,24 @@ func (e *sqlite) rollback() {
 // read-only) fails as well a moment later. The next batch finds out.
 func (e *sqlite) again(error) verdict { return giveUp }
 
+// scrub empties the write-ahead log: rows that were changed are zeroed in the
+// database itself (secure_delete).
+func (e *sqlite) scrub(ctx context.Context) error {
+	db, err := driver.Open(e.dsn)
+	if err != nil {
+		return unreadable(err)
+	}
+	defer db.Close()
+	var busy, pages, moved int
+	if err := db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &moved); err != nil {
+		return unreadable(err)
+	}
+	if busy != 0 {
+		return mayfly.Errorf(mayfly.Unavailable, "the write-ahead log is in use")
+	}
+	return nil
+}
+
 func (e *sqlite) backup(ctx context.Context, path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {

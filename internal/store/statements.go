@@ -19,6 +19,7 @@ const (
 	seenIs
 	approvalRoom
 	approvalTwin
+	noLiveTask
 	notRevoked
 	insertTask
 	addChild
@@ -67,6 +68,12 @@ const (
 	voidAll
 	voidOfClosed
 	liftRevocation
+	erasePerson
+	eraseTasks
+	eraseLeases
+	eraseDelegations
+	eraseApprovals
+	eraseLifted
 	revokeToken
 	insertKey
 	compromiseKey
@@ -215,7 +222,8 @@ var texts = [statements]string{
 	chainLive: `SELECT COUNT(*) FROM task WHERE id IN ($1, $2, $3, $4, $5, $6)
 		AND closed_at IS NULL AND idle_until > $7 AND deadline > $7 HAVING COUNT(*) = $8`,
 
-	personThere: `SELECT 1 FROM person WHERE id = $1`,
+	personThere: `SELECT 1 FROM person WHERE id = $1 AND key IS NOT NULL`,
+	noLiveTask:  `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM task t WHERE t.person = $1 AND t.person <> '' AND t.retired_at IS NULL)`,
 
 	seenIs: `SELECT COUNT(*) FROM seen WHERE root = $1 HAVING COUNT(*) = $2`,
 
@@ -314,6 +322,18 @@ var texts = [statements]string{
 
 	// The index is made anew from the log where a crash left it behind, so a
 	// mention that is there already is right.
+	erasePerson: `UPDATE person SET lookup = NULL, key = NULL WHERE id = $1 AND key IS NOT NULL`,
+	eraseTasks: `UPDATE task SET root_sub = $1, root_json = $2, purpose = '', closed_by = CASE WHEN closed_by = $3 THEN $1 ELSE closed_by END
+		WHERE person = $1 AND person <> ''`,
+	eraseLeases: `UPDATE lease SET root_json = $1 WHERE task IN (SELECT t.id FROM task t WHERE t.person = $2 AND t.person <> '')`,
+	eraseDelegations: `UPDATE delegation SET root_sub = $1, root_json = $2, purpose = '', voided_at = COALESCE(voided_at, $3)
+		WHERE root_kind = 'human' AND root_sub = $4`,
+	eraseApprovals: `UPDATE approval SET root_sub = $1, root_json = $2, purpose = '', request = NULL, note = '',
+		denied_at = CASE WHEN approved_at IS NULL THEN COALESCE(denied_at, $3) ELSE denied_at END,
+		denied_by = CASE WHEN approved_at IS NULL AND denied_at IS NULL THEN 'erasure' ELSE denied_by END
+		WHERE root_kind = 'human' AND root_sub = $4`,
+	eraseLifted: `UPDATE revocation SET value = $1, matches = '' WHERE kind = 'human' AND value = $2 AND lifted_at IS NOT NULL`,
+
 	insertMentions: insertMentionRows() + ` ON CONFLICT DO NOTHING`,
 
 	closeTask: `UPDATE task SET closed_at = $1, reason = $2, closed_by = $3 WHERE id = $4 AND closed_at IS NULL`,

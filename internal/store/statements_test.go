@@ -102,6 +102,7 @@ func everyWrite(db *DB) []op {
 		tx.Revoke(mayfly.Revocation{ID: kind, Kind: kind, At: now})
 	}
 	tx.LiftRevocation("r", now)
+	tx.Erase("p_a", "alice", now)
 	tx.RevokeToken("jti", "t", now, now)
 	tx.InsertKey(Key{ID: "k", Private: []byte("x")})
 	tx.CompromiseKey("k", now)

@@ -82,6 +82,8 @@ type engine interface {
 	again(err error) verdict
 	// backup writes a copy of the database, as of now, to a new file.
 	backup(ctx context.Context, path string) error
+	// scrub removes what changed rows held before from the disk.
+	scrub(ctx context.Context) error
 	close() error
 }
 

@@ -132,6 +132,14 @@ func (tx *Tx) NotRevoked(keys []RevocationKey) {
 	}
 }
 
+// aboutPerson guards, as "person", that whoever a new row is about was not erased
+// after the record of it was prepared.
+func (tx *Tx) aboutPerson() {
+	if tx.person != "" {
+		tx.add(personThere, guardPerson, tx.person)
+	}
+}
+
 // InsertTask writes t as open. Of the fields that move only IdleUntil is taken;
 // it is cut at the deadline.
 func (tx *Tx) InsertTask(t *mayfly.Task) {
@@ -143,6 +151,7 @@ func (tx *Tx) InsertTask(t *mayfly.Task) {
 	if ancestors == nil {
 		ancestors = []mayfly.TaskID{}
 	}
+	tx.aboutPerson()
 	tx.add(insertTask, "",
 		string(t.ID), t.Profile, t.Bundle, t.Purpose.Text, t.Purpose.By, t.Purpose.Verified,
 		string(t.Root.Kind), t.Root.ID, t.Root.Source, tx.json(t.Root), tx.person,
@@ -196,6 +205,7 @@ func (tx *Tx) Once(class, key string, expires time.Time) {
 
 // InsertDelegation writes d; of the ticket only the hash is kept.
 func (tx *Tx) InsertDelegation(d *mayfly.Delegation, secretHash []byte) {
+	tx.aboutPerson()
 	tx.add(insertDelegation, "",
 		d.ID, secretHash, d.Profile, d.Purpose.Text, d.Purpose.By, d.Purpose.Verified, tx.json(d.Grants),
 		string(d.Root.Kind), d.Root.ID, d.Root.Source, tx.json(d.Root), string(d.Parent),
