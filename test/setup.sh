@@ -27,11 +27,11 @@ if have node && have npm; then
 		if npm ci --prefix test/peers --no-audit --no-fund --ignore-scripts --loglevel=error; then
 			cp test/peers/package-lock.json test/peers/node_modules/.installed-lock
 		else
-			missing+=("npm peers (test/peers): the tests with a real OpenID provider and a real MCP server")
+			missing+=("npm peers (test/peers): the tests with a real OpenID provider, a real MCP server and Cedar in Rust")
 		fi
 	fi
 else
-	missing+=("Node.js and npm: the tests with a real OpenID provider and a real MCP server")
+	missing+=("Node.js and npm: the tests with a real OpenID provider, a real MCP server and Cedar in Rust")
 fi
 
 { have ssh-agent && have ssh-keygen; } || apt openssh-client || missing+=("ssh-agent and ssh-keygen: the test with a real witness keeps its key there")

@@ -227,14 +227,8 @@ func drawQuestion(t *rapid.T, s *Set) *Question {
 	return q
 }
 
-// plain is what policies say to one request when Cedar is asked about each of
-// them alone, with every entity and all of the context.
-type plain struct {
-	permits, forbids, firm, erred []string
-	lifts                         []string // groups
-}
-
-func askPlain(t rapid.TB, s *Set, w *world, action cedar.EntityUID, principal being) (p plain) {
+// plainRequest is a request to Cedar with every entity and all of the context.
+func plainRequest(w *world, action cedar.EntityUID, principal being) (cedar.EntityMap, cedar.Request) {
 	known, bare := w.known, w.bare
 	defer func() { w.known, w.bare = known, bare }()
 	w.known, w.bare = nil, false
@@ -254,7 +248,18 @@ func askPlain(t rapid.TB, s *Set, w *world, action cedar.EntityUID, principal be
 			entities[uid] = e
 		}
 	}
-	request := cedar.Request{Principal: principal.uid, Action: action, Resource: w.resource.uid, Context: w.record(partAll)}
+	return entities, cedar.Request{Principal: principal.uid, Action: action, Resource: w.resource.uid, Context: w.record(partAll)}
+}
+
+// plain is what policies say to one request when Cedar is asked about each of
+// them alone, with every entity and all of the context.
+type plain struct {
+	permits, forbids, firm, erred []string
+	lifts                         []string // groups
+}
+
+func askPlain(t rapid.TB, s *Set, w *world, action cedar.EntityUID, principal being) (p plain) {
+	entities, request := plainRequest(w, action, principal)
 	for i := range s.policies {
 		e := &s.policies[i]
 		alone := cedar.NewPolicySet()
