@@ -38,6 +38,8 @@ fi
 # Built once, so that the test finds it in the build cache.
 (cd test/peers-go && "${GO:-go}" build -o /dev/null filippo.io/torchwood/cmd/litewitness) ||
 	missing+=("litewitness (test/peers-go): the test with a real witness")
+(cd test/peers-go && "${GO:-go}" build -o /dev/null ./logcheck) ||
+	missing+=("logcheck (test/peers-go): the test that verifies the log with tools of others")
 
 if [ ${#missing[@]} -gt 0 ]; then
 	printf 'missing: %s\n' "${missing[@]}" >&2
