@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -26,7 +29,7 @@ type logCmd struct {
 	Report logReportCmd `cmd:"" help:"Write who accessed what, on whose authority and under which policy, for an auditor."`
 	Prove  logProveCmd  `cmd:"" help:"Write the proof that a record is in the log, for somebody else to check."`
 	Verify logVerifyCmd `cmd:"" help:"Check the whole log and every stored record, with no server running; or a proof."`
-	Export logExportCmd `cmd:"" help:"Write the log as files for outside tools, with no server running."`
+	Export logExportCmd `cmd:"" help:"Archive the log as files, for outside tools and for proofs with no server."`
 }
 
 // logTailCmd is mayfly log tail.
@@ -94,7 +97,7 @@ func (t *terminal) events(events []client.Event) {
 
 // logVerifyCmd is mayfly log verify.
 type logVerifyCmd struct {
-	Proof      string   `arg:"" optional:"" help:"A proof that mayfly log prove wrote, a checkpoint, or a certificate. Default: the whole log in the store that the configuration names."`
+	Proof      string   `arg:"" optional:"" help:"A proof that mayfly log prove wrote, a checkpoint, a certificate, a directory that mayfly log export wrote, or a backup of the store. Default: the whole log in the store that the configuration names."`
 	VKey       string   `name:"vkey" placeholder:"KEY" help:"With a proof or a checkpoint: the log's verifier key, as /log/vkey says it, or a file that holds it."`
 	Checkpoint []string `sep:"none" placeholder:"FILE" help:"A checkpoint that was fetched from /log/checkpoint and kept elsewhere: the log must have grown out of it. Can be given again."`
 	Witness    []string `sep:"none" placeholder:"KEY" help:"The verifier key of a witness, or a file that holds it: the proof, or each checkpoint, must be cosigned. Can be given again."`
@@ -118,7 +121,13 @@ A proof needs neither store nor configuration, only the log's verifier key:
 
   mayfly log verify payment.tlog-proof --vkey vkey
 
-So does a certificate, which is checked against the keys of its issuer, and with
+So does a directory that mayfly log export wrote; a backup of the store needs the
+configuration, for the seal key:
+
+  mayfly log verify /srv/log --vkey vkey --checkpoint kept
+  mayfly log verify mayfly.db.backup
+
+A certificate, too, needs neither; it is checked against the keys of its issuer, and with
 --vkey the checkpoint in it against the log's:
 
   mayfly log verify task.jwt --jwks jwks.json --vkey vkey
@@ -162,8 +171,18 @@ func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	store := ""
 	if v.Proof != "" {
-		return v.file(t, quorum)
+		info, err := os.Stat(v.Proof)
+		if err == nil && info.IsDir() {
+			return v.files(ctx, t, quorum)
+		}
+		if store, err = backupAt(v.Proof); err != nil {
+			return err
+		}
+		if store == "" {
+			return v.file(t, quorum)
+		}
 	}
 	if len(v.Witness) > 0 && len(v.Checkpoint) == 0 {
 		return usageError("--witness goes with a proof, or with --checkpoint: that is what must be cosigned")
@@ -175,16 +194,11 @@ func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	known := make([][]byte, len(v.Checkpoint))
-	for i, name := range v.Checkpoint {
-		if known[i], err = os.ReadFile(name); err != nil {
-			return err
-		}
-		if _, err := quorum.Cosigned(known[i]); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
+	known, err := v.known(quorum)
+	if err != nil {
+		return err
 	}
-	report, err := verifyStore(ctx, c.Store, c.Seal(), known...)
+	report, err := verifyStore(ctx, or(store, c.Store), c.Seal(), known...)
 	if err != nil {
 		return err
 	}
@@ -200,6 +214,58 @@ func (v logVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	if !report.OK() {
 		return exitStatus(exitRefused)
 	}
+	return nil
+}
+
+// known are the checkpoints that were kept elsewhere.
+func (v logVerifyCmd) known(quorum eventlog.Quorum) (known [][]byte, err error) {
+	for _, name := range v.Checkpoint {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := quorum.Cosigned(text); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		known = append(known, text)
+	}
+	return known, nil
+}
+
+// backupAt is the address of the store that is the file at path, "" if it is none.
+func backupAt(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	const magic = "SQLite format 3\x00"
+	head := make([]byte, len(magic))
+	if _, err := io.ReadFull(f, head); err != nil || string(head) != magic {
+		return "", nil // short files are something else
+	}
+	abs, err := filepath.Abs(path)
+	return "sqlite://" + abs, err
+}
+
+// files checks an exported log.
+func (v logVerifyCmd) files(ctx context.Context, t *terminal, quorum eventlog.Quorum) error {
+	if v.VKey == "" {
+		return usageError("say whose log it is with --vkey: the line that the log serves at /log/vkey, or a file that holds it, from elsewhere than " + v.Proof)
+	}
+	known, err := v.known(quorum)
+	if err != nil {
+		return err
+	}
+	c, err := eventlog.VerifyFiles(ctx, eventlog.Archived(v.Proof), orFile(v.VKey), known...)
+	if err != nil {
+		return err
+	}
+	if t.JSON {
+		t.print(c)
+		return nil
+	}
+	fmt.Fprintf(t.Stdout, "ok: %s of %s, root %x\n", count(int(c.Size), "record"), clean(c.Origin), c.Root)
 	return nil
 }
 
@@ -301,8 +367,9 @@ func cosigned(by []string) string {
 
 // logProveCmd is mayfly log prove.
 type logProveCmd struct {
-	ID  string `arg:"" help:"A record, a decision, or a position in the log."`
-	Out string `short:"o" placeholder:"FILE" help:"Where to write the proof. Default: ID.tlog-proof; - is standard output."`
+	ID   string `arg:"" help:"A record, a decision, or a position in the log."`
+	Out  string `short:"o" placeholder:"FILE" help:"Where to write the proof. Default: ID.tlog-proof; - is standard output."`
+	From string `placeholder:"DIR" help:"Prove it from what mayfly log export wrote, with no server."`
 }
 
 // Help is the long help.
@@ -319,22 +386,22 @@ cosigned a checkpoint that covers the record, it is that one.
 
 // Run writes a proof.
 func (c logProveCmd) Run(ctx context.Context, t *terminal) error {
-	api, err := t.client()
+	from, find, done, err := c.source(t)
 	if err != nil {
 		return err
 	}
-	defer api.Close()
+	defer done()
 	position, err := strconv.ParseInt(c.ID, 10, 64)
 	if err != nil {
-		if position, err = positionOf(ctx, api, c.ID); err != nil {
+		if position, err = find(ctx, c.ID); err != nil {
 			return err
 		}
 	}
-	vkey, err := api.LogKey(ctx)
+	vkey, err := from(ctx, "vkey")
 	if err != nil {
 		return err
 	}
-	file, err := eventlog.Prove(ctx, strings.TrimSpace(vkey), position, api.LogFile)
+	file, err := eventlog.Prove(ctx, strings.TrimSpace(string(vkey)), position, from)
 	if err != nil {
 		return err
 	}
@@ -355,8 +422,21 @@ func (c logProveCmd) Run(ctx context.Context, t *terminal) error {
 		}{position, c.Out})
 		return nil
 	}
-	fmt.Fprintf(t.Stdout, "%s proves the record at position %d to whoever has %s\n", c.Out, position, strings.TrimSpace(vkey))
+	fmt.Fprintf(t.Stdout, "%s proves the record at position %d to whoever has %s\n", c.Out, position, strings.TrimSpace(string(vkey)))
 	return nil
+}
+
+// source is what to prove from, and how the place of a record is found there.
+func (c logProveCmd) source(t *terminal) (from eventlog.Fetch, find func(context.Context, string) (int64, error), done func(), err error) {
+	if c.From != "" {
+		from = eventlog.Archived(c.From)
+		return from, func(ctx context.Context, id string) (int64, error) { return eventlog.Find(ctx, from, id) }, func() {}, nil
+	}
+	api, err := t.client()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return api.LogFile, func(ctx context.Context, id string) (int64, error) { return positionOf(ctx, api, id) }, api.Close, nil
 }
 
 // positionOf is the place in the log of the first record that goes by an id. One
@@ -389,26 +469,28 @@ type logExportCmd struct {
 
 // Help is the long help.
 func (logExportCmd) Help() string {
-	return `Reads the store that the configuration names and writes its log as files that any
-static server can serve to tools for c2sp.org/tlog-tiles: checkpoint, tile/… and
-vkey. Entries are the leaves, with people as pseudonyms; bodies are not exported.
+	return `Archives the log as files that any static server can serve to tools for
+c2sp.org/tlog-tiles: checkpoint, anchor, tile/… and vkey. Entries are the leaves, with
+people as pseudonyms; bodies are not exported. Nothing is removed from the store.
 
-  mayfly --config /etc/mayfly/mayfly.yaml log export /srv/log`
+It is read from the running server, or with none running from the store that the
+configuration names. What is copied is checked against the checkpoint, and a directory
+with an earlier export only takes a log that has grown out of that one: run it by the
+clock, on a machine that the server cannot write to.
+
+  mayfly --addr https://mayfly.example.org log export /srv/log
+  mayfly log verify /srv/log --vkey vkey
+  mayfly log prove dec_06e8… --from /srv/log`
 }
 
 // Run exports the log.
 func (e logExportCmd) Run(ctx context.Context, t *terminal) error {
-	c, err := Load(t.Config)
+	from, done, err := t.logFiles(ctx)
 	if err != nil {
 		return err
 	}
-	db, err := openStore(ctx, c.Store, c.Seal())
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	size, err := eventlog.Export(ctx, db, e.Dir)
-	if err != nil {
+	size, err := eventlog.Export(ctx, from, e.Dir)
+	if err := errors.Join(err, done()); err != nil {
 		return err
 	}
 	if t.JSON {
@@ -420,6 +502,29 @@ func (e logExportCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	fmt.Fprintf(t.Stdout, "%s: %s\n", e.Dir, count(int(size), "record"))
 	return nil
+}
+
+// logFiles reads the log of the running server, or of the store if none is running.
+func (t *terminal) logFiles(ctx context.Context) (from eventlog.Fetch, done func() error, err error) {
+	api, err := t.client()
+	if err == nil {
+		if _, err = api.LogKey(ctx); err == nil {
+			return api.LogFile, func() error { api.Close(); return nil }, nil
+		}
+		api.Close()
+	}
+	if t.Addr != "" || mayfly.KindOf(err) != mayfly.Unavailable {
+		return nil, nil, err
+	}
+	c, err := Load(t.Config)
+	if err != nil {
+		return nil, nil, err
+	}
+	db, err := openStore(ctx, c.Store, c.Seal())
+	if err != nil {
+		return nil, nil, err
+	}
+	return eventlog.Stored(db), db.Close, nil
 }
 
 // openStore opens a store to read, with no server running on it.

@@ -369,14 +369,14 @@ func TestAnExportedLogStandsOnItsOwn(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, w world) {
 		db := w.open()
 		dir := filepath.Join(t.TempDir(), "copy")
-		if _, err := eventlog.Export(t.Context(), db, dir); mayfly.KindOf(err) != mayfly.NotFound {
+		if _, err := eventlog.Export(t.Context(), eventlog.Stored(db), dir); mayfly.KindOf(err) != mayfly.NotFound {
 			t.Errorf("exporting from an empty store: %v", err)
 		}
 		l := w.log(db, nil)
 		for _, n := range []int{99, 200, 400} {
 			w.record(db, l, n)
 			w.sequence(l)
-			size, err := eventlog.Export(t.Context(), db, dir)
+			size, err := eventlog.Export(t.Context(), eventlog.Stored(db), dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -415,7 +415,7 @@ func TestAnExportedLogStandsOnItsOwn(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "vkey"), []byte("another\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := eventlog.Export(t.Context(), db, dir); mayfly.KindOf(err) != mayfly.Conflict {
+		if _, err := eventlog.Export(t.Context(), eventlog.Stored(db), dir); mayfly.KindOf(err) != mayfly.Conflict {
 			t.Errorf("exporting over another log: %v", err)
 		}
 	})

@@ -2,10 +2,7 @@ package eventlog
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -141,74 +138,4 @@ func entryOf(ctx context.Context, db *store.DB, r store.EventRow) (Entry, error)
 		return Entry{}, err
 	}
 	return e, nil
-}
-
-// Export writes the log in db to dir as files that any static server can serve
-// to tools for c2sp.org/tlog-tiles: checkpoint, tile/…, and the verifier key as
-// vkey. Entries are the leaves, in clear; bodies are not exported. Exporting to
-// the same directory again adds what is new. It returns the size of the log.
-func Export(ctx context.Context, db *store.DB, dir string) (size int64, err error) {
-	k, err := loadKey(ctx, db)
-	if err != nil {
-		return 0, err
-	}
-	head, err := db.Head(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if k == nil || head.Note == nil {
-		return 0, mayfly.Errorf(mayfly.NotFound, "there is no log here yet: start the server once")
-	}
-	of, err := k.open(head.Note)
-	if err != nil {
-		return 0, err
-	}
-	vkey := filepath.Join(dir, "vkey")
-	if there, err := os.ReadFile(vkey); err == nil && string(there) != k.vkey+"\n" {
-		return 0, mayfly.Errorf(mayfly.Conflict, "%s holds another log: name an empty directory", dir)
-	}
-	if err := writeFile(vkey, []byte(k.vkey+"\n")); err != nil {
-		return 0, err
-	}
-	for _, t := range tlog.NewTiles(tileHeight, 0, of.N) {
-		paths := []tilePath{{level: t.L, index: t.N, width: t.W}}
-		if t.L == 0 {
-			paths = append(paths, tilePath{entries: true, index: t.N, width: t.W})
-		}
-		for _, p := range paths {
-			file := filepath.Join(dir, "tile", filepath.FromSlash(p.String()))
-			if _, err := os.Stat(file); err == nil {
-				continue // a tile of one path never changes
-			}
-			data, err := readTile(ctx, db, p)
-			if err != nil {
-				return 0, err
-			}
-			if err := writeFile(file, data); err != nil {
-				return 0, err
-			}
-		}
-	}
-	// The checkpoint comes last: what it covers is there.
-	return of.N, writeFile(filepath.Join(dir, "checkpoint"), head.Note)
-}
-
-// writeFile puts data at path whole or not at all.
-func writeFile(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
