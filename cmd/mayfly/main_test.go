@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,8 +97,7 @@ func startWorld(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: world DIR")
 	}
-	address, err := freePort()
-	ts.Check(err)
+	address := ownPort(ts)
 	w, err := sandbox.NewWorld(ts.MkAbs(args[0]), address)
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(w.Close()) })
@@ -179,14 +180,33 @@ func callTool(url, name string, arguments map[string]any) (*mcp.CallToolResult, 
 	return result, errors.Join(err, session.Close())
 }
 
+// nextPort is the port that was given out last.
+var nextPort atomic.Int64
+
+// ownPort is a loopback address for a server of a scenario. Its port is not one of
+// those that the kernel gives to whoever asks for any: another scenario would have
+// it before the server does.
+func ownPort(ts *testscript.TestScript) string {
+	nextPort.CompareAndSwap(0, 15000+int64(os.Getpid()%10000))
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", nextPort.Add(1)))
+		if err != nil {
+			continue
+		}
+		ts.Check(l.Close())
+		return l.Addr().String()
+	}
+	ts.Fatalf("no port is free")
+	return ""
+}
+
 // freePortIn replaces the port 8420 in a file with one that nobody listens on:
 // freeport FILE.
 func freePortIn(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: freeport FILE")
 	}
-	address, err := freePort()
-	ts.Check(err)
+	address := ownPort(ts)
 	_, port, _ := strings.Cut(address, ":")
 	text := ts.ReadFile(args[0])
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, ":8420", ":"+port)), 0o644))
