@@ -151,7 +151,11 @@ type CallDecided struct {
 	Size     int64    `json:"size"`
 	JTI      string   `json:"jti"`
 	Source   string   `json:"source,omitempty"` // network address of the caller
-	Trace    string   `json:"trace,omitempty"`  // W3C trace id, if the caller sent one
+	// Trace is the W3C trace id of the call, Span the caller's span in it, if it
+	// sent one. The call's own span follows from the decision (see [Trace.Of]).
+	Trace     string `json:"trace,omitempty"`
+	Span      string `json:"span,omitempty"`
+	Unsampled bool   `json:"unsampled,omitempty"`
 	// Snapshot is what the policies saw, where they were reached.
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	// Lease is the credential that may now be asked of the target.

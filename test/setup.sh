@@ -38,8 +38,10 @@ fi
 # Built once, so that the test finds it in the build cache.
 (cd test/peers-go && "${GO:-go}" build -o /dev/null filippo.io/torchwood/cmd/litewitness) ||
 	missing+=("litewitness (test/peers-go): the test with a real witness")
-(cd test/peers-go && "${GO:-go}" build -o /dev/null ./logcheck) ||
-	missing+=("logcheck (test/peers-go): the test that verifies the log with tools of others")
+for program in logcheck otlpsink; do
+	(cd test/peers-go && "${GO:-go}" build -o /dev/null "./$program") ||
+		missing+=("$program (test/peers-go): the tests that hold what goes out to the code of others")
+done
 
 if [ ${#missing[@]} -gt 0 ]; then
 	printf 'missing: %s\n' "${missing[@]}" >&2

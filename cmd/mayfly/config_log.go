@@ -29,7 +29,7 @@ type exportEntry struct {
 }
 
 // exportFormats are the formats this version knows.
-var exportFormats = []string{"ocsf"}
+var exportFormats = []string{signals.OCSF, signals.OTLP}
 
 type witnessEntry struct {
 	Name string `json:"name"`
@@ -78,7 +78,7 @@ func (l *loader) log(d *document, f *serverFile, c *Config) {
 
 // export reads one place that the log's records go to.
 func (l *loader) export(d *document, at path, e exportEntry) signals.Export {
-	out := signals.Export{Name: e.Name, Stdout: e.Stdout, URL: e.URL}
+	out := signals.Export{Name: e.Name, Format: e.Format, Stdout: e.Stdout, URL: e.URL}
 	switch {
 	case e.Format == "":
 		d.wrong(at, "format is missing; known: %s", strings.Join(exportFormats, ", "))
@@ -94,6 +94,9 @@ func (l *loader) export(d *document, at path, e exportEntry) signals.Export {
 	if places != 1 {
 		d.wrong(at, "goes to %d places; name one: stdout: true, file: PATH or url: …", places)
 		return out
+	}
+	if e.Format == signals.OTLP && e.URL == "" {
+		d.wrong(at, "url is missing; otlp goes to a collector, such as https://collector.example:4318")
 	}
 	if e.File != "" {
 		out.File = l.resolve(e.File)

@@ -302,11 +302,12 @@ func (a *Authority) spentBudget(ctx context.Context, guard string, call *mayfly.
 
 // decided is the record of a decision on s's call.
 func (s *Session) decided(call mayfly.Call, d mayfly.Decision, snapshot *mayfly.Snapshot) mayfly.CallDecided {
+	asked := s.presented.Trace
 	return mayfly.CallDecided{
 		Decision: d, Task: s.Task(), Root: s.task().Root,
 		Surface: call.Kind, Target: call.Target, Action: call.Action,
 		Digest: call.Digest, Size: call.Size,
-		JTI: s.verified.Claims.JTI, Source: s.presented.Source, Trace: s.presented.Trace,
+		JTI: s.verified.Claims.JTI, Source: s.presented.Source, Trace: asked.Of(d.ID).ID, Span: asked.Span, Unsampled: asked.Unsampled,
 		Snapshot: snapshot,
 	}
 }

@@ -140,7 +140,7 @@ func (a *Authority) evaluate(ctx context.Context, w who, e *Evaluation, p Presen
 	}
 	record := mayfly.CallDecided{
 		Decision: d, Task: task, Root: parentOf(chain).Root, Surface: "authzen", Target: call.Target, Action: call.Action,
-		Digest: call.Digest, Size: call.Size, Source: p.Source, Trace: p.Trace, Snapshot: snapshot,
+		Digest: call.Digest, Size: call.Size, Source: p.Source, Trace: p.Trace.ID, Snapshot: snapshot,
 	}
 	if w.session != nil {
 		record.JTI = w.session.verified.Claims.JTI

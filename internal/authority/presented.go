@@ -20,7 +20,7 @@ type Presented struct {
 	URL           string       // the configured public origin and the path: never from Host
 	Peer          *attest.Peer // who is at the other end of the admin socket; nil elsewhere
 	Source        string       // network address, for records
-	Trace         string       // W3C trace id, if one was sent
+	Trace         mayfly.Trace // zero if none was sent
 }
 
 // DPoP nonce audiences.

@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/authority"
@@ -89,7 +88,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Method:        r.Method,
 		URL:           x.bundle.Issuer + x.route.plain,
 		Source:        sourceOf(r.RemoteAddr),
-		Trace:         traceID(r.Header["Traceparent"]),
+		Trace:         mayfly.ParseTrace(r.Header["Traceparent"]),
 	}
 	if err := checkOrigin(r, x.bundle); err != nil {
 		x.problem(g.authority.RefusedAtGateway(r.Context(), x.presented, nil, "origin", err))
@@ -166,21 +165,4 @@ func sourceOf(remote string) string {
 		return host
 	}
 	return remote
-}
-
-// traceID is the trace id of a W3C traceparent header, or "".
-func traceID(values []string) string {
-	if len(values) != 1 || len(values[0]) < 55 {
-		return ""
-	}
-	parts := strings.SplitN(values[0], "-", 4)
-	if len(parts) != 4 || len(parts[0]) != 2 || len(parts[1]) != 32 {
-		return ""
-	}
-	for _, c := range []byte(parts[1]) {
-		if !isHex(c) {
-			return ""
-		}
-	}
-	return strings.ToLower(parts[1])
 }

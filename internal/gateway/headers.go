@@ -117,7 +117,7 @@ func checkFraming(r *http.Request) error {
 var forwarded = []string{
 	"Accept", "Accept-Language", "Content-Type", "Content-Language", "Idempotency-Key",
 	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since",
-	"Prefer", "Range", "Traceparent", "Tracestate",
+	"Prefer", "Range",
 }
 
 // userAgent is what targets see instead of the agent's.
@@ -134,6 +134,22 @@ func forwardHeaders(in http.Header) http.Header {
 	}
 	out["User-Agent"] = []string{userAgent}
 	return out
+}
+
+// stateMost is the longest tracestate that is passed on, in bytes (W3C Trace Context,
+// section 3.3.1.5).
+const stateMost = 512
+
+// trace puts the place of what was decided into the headers of the request that
+// follows from it: the target's spans hang on the decision's. Baggage is not passed
+// on: it is for whoever is inside.
+func (x *request) trace(out http.Header, decision string) {
+	asked := x.presented.Trace
+	out["Traceparent"] = []string{asked.Of(decision).Header()}
+	state := strings.Join(x.r.Header["Tracestate"], ",")
+	if asked.ID != "" && state != "" && len(state) <= stateMost && !strings.ContainsFunc(state, func(r rune) bool { return r < ' ' || r > '~' }) {
+		out["Tracestate"] = []string{state}
+	}
 }
 
 // withheld are headers of a target's answer that an agent does not see: they

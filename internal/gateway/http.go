@@ -48,6 +48,7 @@ func (g *Gateway) serveHTTP(x *request) {
 		x.problem(err)
 		return
 	}
+	x.trace(out.Header, ad.Decision().ID)
 	if body != nil {
 		x.readWithin(totalWithin)
 	}

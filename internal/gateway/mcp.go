@@ -236,6 +236,9 @@ func (g *Gateway) exchange(x *request, m *message, body []byte, session string, 
 		return
 	}
 	m.mirror(out.Header, x.r.Header)
+	if ad != nil {
+		x.trace(out.Header, ad.Decision().ID)
+	}
 	resp, sent, err := g.send(ctx, cancel, target, out, fresh)
 	if err != nil {
 		*outcome = x.unanswered(ctx, sent, err)

@@ -345,7 +345,7 @@ func TestS49ATargetIsShownWhatTheGatewaySaysAndNothingElse(t *testing.T) {
 	}
 	seen := f.Orders.Requests()[0]
 	names := slices.Sorted(maps.Keys(seen.Header))
-	if want := []string{"Accept", "Authorization", "Content-Length", "Content-Type", "Idempotency-Key", "User-Agent"}; !slices.Equal(names, want) {
+	if want := []string{"Accept", "Authorization", "Content-Length", "Content-Type", "Idempotency-Key", "Traceparent", "User-Agent"}; !slices.Equal(names, want) {
 		t.Errorf("the target was sent %v, want %v", names, want)
 	}
 	if seen.Header.Get("User-Agent") != "mayfly" || seen.Path != "/v1/orders" || seen.Query != "b=2&a=1" || string(seen.Body) != `{"amount":1.5,"note":"café"}` {
@@ -361,7 +361,7 @@ func TestS49ATargetIsShownWhatTheGatewaySaysAndNothingElse(t *testing.T) {
 		t.Fatalf("an allowed call: %s", answer)
 	}
 	names = slices.Sorted(maps.Keys(f.Bank.Requests()[0].Header))
-	want := []string{"Accept", "Authorization", "Content-Length", "Content-Type", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version", "User-Agent"}
+	want := []string{"Accept", "Authorization", "Content-Length", "Content-Type", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version", "Traceparent", "User-Agent"}
 	if !slices.Equal(names, want) {
 		t.Errorf("the MCP target was sent %v, want %v", names, want)
 	}

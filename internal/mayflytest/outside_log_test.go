@@ -22,14 +22,14 @@ import (
 	"github.com/mayfly-id/mayfly/internal/store"
 )
 
-// logcheck builds the program that checks a log with code of others.
-func logcheck(t *testing.T) string {
+// peerInGo builds a program of test/peers-go, which is code of others.
+func peerInGo(t *testing.T, name string) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "logcheck")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./logcheck")
+	program := filepath.Join(t.TempDir(), name)
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./"+name)
 	build.Dir = "../../test/peers-go"
 	if out, err := build.CombinedOutput(); err != nil {
-		missing(t, "logcheck cannot be built: %v: %s", err, out)
+		missing(t, "%s cannot be built: %v: %s", name, err, out)
 	}
 	return program
 }
@@ -79,7 +79,7 @@ func grow(t *testing.T, s *mayflytest.System, n int) {
 // Tools that we did not write rebuild the log from its entries and agree with every
 // tile and the checkpoint; with one bit of any of it altered, they do not.
 func TestToolsOfOthersVerifyTheLog(t *testing.T) {
-	program := logcheck(t)
+	program := peerInGo(t, "logcheck")
 	mayflytest.OnEachEngine(t, func(t *testing.T, dsn string) {
 		n := mayflytest.New(t, mayflytest.Options{DSN: dsn})
 		vkey, err := n.Operator().LogKey(t.Context())

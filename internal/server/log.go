@@ -155,20 +155,3 @@ func (a *answer) Flush() {
 	}
 	_ = http.NewResponseController(a.ResponseWriter).Flush() // a writer that cannot is not buffered for long
 }
-
-// traceID is the trace id of a W3C traceparent header, or "" where there is not
-// one header that is well formed.
-func traceID(headers []string) string {
-	if len(headers) != 1 {
-		return ""
-	}
-	version, rest, _ := strings.Cut(headers[0], "-")
-	id, _, found := strings.Cut(rest, "-")
-	if !found || len(version) != 2 || len(id) != 32 || strings.Trim(version+id, "0123456789abcdef") != "" {
-		return ""
-	}
-	if version == "ff" || strings.Trim(id, "0") == "" {
-		return ""
-	}
-	return id
-}

@@ -74,25 +74,3 @@ func TestWhatIsPlainIsLoggedAsItIs(t *testing.T) {
 		t.Errorf("escapes are written %q", got)
 	}
 }
-
-func TestATraceIDIsTakenOnlyWhereItIsOne(t *testing.T) {
-	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
-	for header, want := range map[string]string{
-		"00-" + id + "-00f067aa0ba902b7-01":                      id,
-		"cc-" + id + "-00f067aa0ba902b7-01-more":                 id,
-		"ff-" + id + "-00f067aa0ba902b7-01":                      "",
-		"00-" + strings.Repeat("0", 32) + "-00f067aa0ba902b7-01": "",
-		"00-" + strings.ToUpper(id) + "-00f067aa0ba902b7-01":     "",
-		"00-" + id: "",
-		id:         "",
-		"":         "",
-		"00-" + id[:31] + "\n-00f067aa0ba902b7-01": "",
-	} {
-		if got := traceID([]string{header}); got != want {
-			t.Errorf("traceID(%q) = %q, want %q", header, got, want)
-		}
-	}
-	if traceID([]string{"00-" + id + "-00f067aa0ba902b7-01", "x"}) != "" {
-		t.Error("one of two headers was taken")
-	}
-}

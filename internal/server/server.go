@@ -120,7 +120,7 @@ func (c *call) presented() authority.Presented {
 		URL:           c.s.a.Bundle().Issuer + c.r.URL.EscapedPath(),
 		Peer:          c.peer,
 		Source:        c.source,
-		Trace:         traceID(c.r.Header["Traceparent"]),
+		Trace:         mayfly.ParseTrace(c.r.Header["Traceparent"]),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,7 @@ import (
 // Exactly one of Stdout, File and URL says where.
 type Export struct {
 	Name       string // of how far it has come: under another name it starts anew
+	Format     string // OCSF or OTLP; "" is OCSF
 	Stdout     bool
 	File       string // absolute path
 	URL        string
@@ -41,11 +43,19 @@ type ExportOptions struct {
 	Client *http.Client
 }
 
-// Exports write every record of the log to the configured places, as OCSF events.
+// Exports write every record of the log to the configured places, as OCSF events or
+// to a collector of OpenTelemetry.
 type Exports struct {
 	o    ExportOptions
 	ocsf ocsf
+	otlp otlp
 }
+
+// The formats. OTLP goes to a URL, the base of a collector's address.
+const (
+	OCSF = "ocsf"
+	OTLP = "otlp"
+)
 
 // NewExports makes exports. Run must follow.
 func NewExports(o ExportOptions) *Exports {
@@ -57,7 +67,7 @@ func NewExports(o ExportOptions) *Exports {
 	}
 	return &Exports{o: o, ocsf: ocsf{
 		product: ocsfProduct{Name: "Mayfly", VendorName: "Mayfly", Version: o.Version}, logName: o.Origin, issuer: o.Issuer,
-	}}
+	}, otlp: newOTLP(o.Issuer, o.Version)}
 }
 
 // Run writes what comes to every export, from the first record on, in the order of
@@ -72,16 +82,23 @@ func (x *Exports) Run(ctx context.Context) error {
 func (x *Exports) readers() []follow.Reader {
 	var list []follow.Reader
 	for _, e := range x.o.Exports() {
-		parts := []string{e.File, e.URL}
+		parts := []string{e.Format, e.File, e.URL}
 		if e.Credential != nil {
 			parts = append(parts, e.Credential.Header, e.Credential.Value.Reveal())
 		}
 		list = append(list, follow.Reader{
 			Name: "export:" + e.Name, Made: fingerprint(parts...), What: "the export " + e.Name,
-			Open: func() follow.Teller { return &exporting{x: x, to: x.place(e), bodies: x.o.DB.Bodies()} },
+			Open: func() follow.Teller { return x.teller(e) },
 		})
 	}
 	return list
+}
+
+func (x *Exports) teller(e Export) follow.Teller {
+	if e.Format == OTLP {
+		return &collecting{x: x, to: httpPlace{client: x.o.Client, url: strings.TrimSuffix(e.URL, "/"), credential: e.Credential}, bodies: x.o.DB.Bodies()}
+	}
+	return &exporting{x: x, to: x.place(e), bodies: x.o.DB.Bodies()}
 }
 
 // place is where an export's lines go.

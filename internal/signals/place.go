@@ -124,11 +124,16 @@ type httpPlace struct {
 
 // write posts lines. Anything but a 2xx is a failure.
 func (p *httpPlace) write(ctx context.Context, lines []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(lines))
+	return p.post(ctx, "", "application/x-ndjson", lines)
+}
+
+// post posts a body to a path below the place's address.
+func (p *httpPlace) post(ctx context.Context, path, mediaType string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "application/x-ndjson")
+	req.Header.Set("Content-Type", mediaType)
 	req.Header.Set("User-Agent", "mayfly")
 	if p.credential != nil {
 		req.Header.Set(p.credential.Header, p.credential.Value.Reveal())
