@@ -39,11 +39,12 @@ var mayImport = map[string][]string{
 	"internal/follow":     {"", "internal/store"},
 	"internal/search":     {"", "internal/store", "internal/follow"},
 	"internal/signals":    {"", "internal/store", "internal/eventlog", "internal/follow"},
+	"internal/metrics":    {"", "internal/store"},
 	"internal/witness":    {"", "internal/store", "internal/eventlog"},
 	"internal/server":     {"", "internal/authority", "internal/eventlog", "internal/attest", "internal/search"},
 	"internal/sandbox":    {"", "client"},
 	"cmd/mayfly": {"", "client", "internal/attest", "internal/policy", "internal/token", "internal/broker", "internal/store", "internal/eventlog",
-		"internal/authority", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "internal/witness", "internal/graph"},
+		"internal/authority", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "internal/witness", "internal/graph", "internal/metrics"},
 }
 
 // mayNotImport are outside packages that only the named packages of ours may
@@ -56,7 +57,8 @@ var mayNotImport = map[string][]string{
 	"github.com/goccy/go-yaml":            {"cmd/mayfly"},
 	"math/rand":                           {},
 	"github.com/modelcontextprotocol":     {"internal/gateway", "internal/sandbox", "internal/bench"},
-	"net/http":                            {"client", "internal/attest", "internal/gateway", "internal/server", "internal/signals", "internal/witness", "internal/sandbox", "cmd/mayfly", "internal/bench", ""},
+	"github.com/prometheus":               {"internal/metrics"},
+	"net/http":                            {"client", "internal/attest", "internal/gateway", "internal/server", "internal/signals", "internal/metrics", "internal/witness", "internal/sandbox", "cmd/mayfly", "internal/bench", ""},
 	"encoding/json":                       {"client", "internal/sandbox", "internal/bench", "cmd/mayfly", "internal/mayflytest"},
 	"github.com/go-jose/go-jose/v4":       {"internal/jose", "internal/sandbox", "client"},
 	"github.com/go-json-experiment/json":  {"", "internal/strictjson", "internal/jose", "internal/attest", "internal/authority", "internal/token", "internal/policy", "internal/store", "internal/eventlog", "internal/gateway", "internal/server", "internal/search", "internal/signals", "internal/sandbox", "client", "cmd/mayfly", "internal/bench"},

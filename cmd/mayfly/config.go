@@ -68,6 +68,8 @@ type Config struct {
 type Listen struct {
 	Public string // host:port
 	Admin  string // path of the Unix socket; "" without
+	// Metrics is the loopback address that metrics are served on; "" without.
+	Metrics string
 }
 
 // TLS names the certificate of the public listener.

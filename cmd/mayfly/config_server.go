@@ -19,8 +19,9 @@ type serverFile struct {
 	TrustDomain string `json:"trust_domain"`
 	Issuer      string `json:"issuer"`
 	Listen      struct {
-		Public string `json:"public"`
-		Admin  string `json:"admin"`
+		Public  string `json:"public"`
+		Admin   string `json:"admin"`
+		Metrics string `json:"metrics"`
 	} `json:"listen"`
 	TLS *struct {
 		Cert string `json:"cert"`
@@ -214,6 +215,19 @@ func (d *document) listen(f *serverFile, c *Config, issuerOK bool) {
 		d.wrong(path{"issuer"}, "is https, and nothing here speaks it; set tls, or trusted_proxies if a proxy does")
 	case issuerOK && f.TLS != nil && strings.HasPrefix(f.Issuer, "http://"):
 		d.wrong(path{"issuer"}, "is http although tls is set; write https")
+	}
+
+	c.Listen.Metrics = f.Listen.Metrics
+	if m := f.Listen.Metrics; m != "" {
+		host, port, err := net.SplitHostPort(m)
+		switch {
+		case err != nil || !validPort(port):
+			d.wrong(path{"listen", "metrics"}, "%q is not host:port", m)
+		case !loopback(host):
+			d.wrong(path{"listen", "metrics"}, "%q would speak http to a network, and to anybody there; listen on 127.0.0.1", m)
+		case m == f.Listen.Public:
+			d.wrong(path{"listen", "metrics"}, "is the public address; metrics are not for the public")
+		}
 	}
 
 	at = path{"listen", "admin"}

@@ -156,7 +156,10 @@ func TestAWrongConfigurationIsNamed(t *testing.T) {
 
 		// keys nobody knows, or that this version does not enforce
 		{server, "store: ", "stor: ", `mayfly.yaml:5:1: unknown key "stor"; did you mean "store"?`},
-		{server, "listen: {public", "listen: {metrics: \"127.0.0.1:1\", public", `unknown key "metrics" in listen; known here: admin, public`},
+		{server, "listen: {public", "listen: {metric: \"127.0.0.1:1\", public", `unknown key "metric" in listen; did you mean "metrics"?`},
+		{server, "listen: {public", "listen: {metrics: \"0.0.0.0:8421\", public", `listen.metrics: "0.0.0.0:8421" would speak http to a network, and to anybody there`},
+		{server, "listen: {public", "listen: {metrics: \"8421\", public", `listen.metrics: "8421" is not host:port`},
+		{server, "listen: {public", "listen: {metrics: \"127.0.0.1:8420\", public", `listen.metrics: is the public address`},
 		{server, "    kind: mcp\n", "    kind: aws\n", `targets[0].kind: kind "aws" is not one this version knows; known: http, mcp`},
 		{server, "{name: local, kind: unix, subject: workload}", "{name: local, kind: spiffe}", `kind "spiffe" is not one this version knows; known: oidc, unix`},
 

@@ -200,16 +200,20 @@ func ownPort(ts *testscript.TestScript) string {
 	return ""
 }
 
-// freePortIn replaces the port 8420 in a file with one that nobody listens on:
-// freeport FILE.
+// freePortIn replaces the ports 8420 and 8421 in a file with ones that nobody
+// listens on: freeport FILE.
 func freePortIn(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: freeport FILE")
 	}
-	address := ownPort(ts)
-	_, port, _ := strings.Cut(address, ":")
 	text := ts.ReadFile(args[0])
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, ":8420", ":"+port)), 0o644))
+	for _, port := range []string{":8420", ":8421"} {
+		if strings.Contains(text, port) {
+			_, own, _ := strings.Cut(ownPort(ts), ":")
+			text = strings.ReplaceAll(text, port, ":"+own)
+		}
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
 }
 
 // serverReady waits until the server that MAYFLY_CONFIG names is ready.
@@ -235,14 +239,19 @@ func operator(ts *testscript.TestScript) *client.Client {
 	return c
 }
 
-// fetch writes what the server serves to anybody into a file: fetch PATH FILE.
+// fetch writes what the server serves to anybody, or at /metrics to its own
+// machine, into a file: fetch PATH FILE.
 func fetch(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: fetch PATH FILE")
 	}
 	c, err := Load(ts.MkAbs(ts.Getenv("MAYFLY_CONFIG")))
 	ts.Check(err)
-	resp, err := http.Get(c.Issuer + args[0])
+	base := c.Issuer
+	if args[0] == "/metrics" {
+		base = "http://" + c.Listen.Metrics
+	}
+	resp, err := http.Get(base + args[0])
 	ts.Check(err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +27,7 @@ import (
 	"github.com/mayfly-id/mayfly/internal/authority"
 	"github.com/mayfly-id/mayfly/internal/eventlog"
 	"github.com/mayfly-id/mayfly/internal/gateway"
+	"github.com/mayfly-id/mayfly/internal/metrics"
 	"github.com/mayfly-id/mayfly/internal/server"
 	"github.com/mayfly-id/mayfly/internal/signals"
 	"github.com/mayfly-id/mayfly/internal/store"
@@ -100,6 +102,7 @@ type instance struct {
 	gateway   *gateway.Gateway
 	webhooks  *signals.Webhooks
 	exports   *signals.Exports
+	metrics   *metrics.Metrics                 // nil without
 	witnesses atomic.Pointer[witness.Policy]   // of the configuration in force
 	exporting atomic.Pointer[[]signals.Export] // of the configuration in force
 	anchoring *witness.Client
@@ -151,8 +154,16 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		Version: built().Version, Leads: n.log.Leads, Stdout: os.Stdout, Logger: logger,
 	})
 
+	if c.Listen.Metrics != "" {
+		if err := n.addMetrics(ctx); err != nil {
+			return n, err
+		}
+	}
 	options := server.Options{
 		Logger: logger, Gateway: n.gateway, TrustedProxies: c.TrustedProxies, Limits: server.Limits(c.Limits),
+	}
+	if n.metrics != nil {
+		options.Observe = n.metrics.Request
 	}
 	if n.public, err = net.Listen("tcp", c.Listen.Public); err != nil {
 		return n, mayfly.Errorf(mayfly.Unavailable, "cannot listen on %s: is another server running there? %v", c.Listen.Public, err)
@@ -182,6 +193,22 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		n.add(admin, n.admin)
 	}
 	return n, nil
+}
+
+// addMetrics serves metrics on an address of their own.
+func (n *instance) addMetrics(ctx context.Context) (err error) {
+	n.metrics, err = metrics.New(ctx, metrics.Options{DB: n.db, Ready: n.authority.Ready, Alarm: n.log.Alarm, Logger: n.logger})
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", n.config.Listen.Metrics)
+	if err != nil {
+		return mayfly.Errorf(mayfly.Unavailable, "cannot listen on %s for metrics: %v", n.config.Listen.Metrics, err)
+	}
+	s := &http.Server{Handler: n.metrics.Handler()}
+	server.Harden(s)
+	n.add(s, l)
+	return nil
 }
 
 func (n *instance) add(s *http.Server, l net.Listener) {
@@ -316,7 +343,7 @@ func (n *instance) lastCheckpoint() error {
 // close gives back what newInstance took.
 func (n *instance) close() error {
 	var errs []error
-	for _, l := range []net.Listener{n.public, n.admin} {
+	for _, l := range slices.Concat([]net.Listener{n.public, n.admin}, n.serveOn) {
 		if l != nil {
 			if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)

@@ -121,6 +121,23 @@ func (c *call) log(start time.Time) {
 	l.LogAttrs(context.Background(), level, "request", attrs...)
 }
 
+// observe tells how long the request took, under a name of few values.
+func (c *call) observe(start time.Time) {
+	if c.s.o.Observe == nil {
+		return
+	}
+	route := "none"
+	switch path := c.r.URL.EscapedPath(); {
+	case c.calls && strings.HasPrefix(path, "/mcp/"):
+		route = "/mcp/{target}"
+	case c.calls:
+		route = "/http/{target}"
+	case c.route != nil:
+		route = c.route.pattern
+	}
+	c.s.o.Observe(route, c.w.status, time.Since(start))
+}
+
 // answer is a ResponseWriter that remembers what went out.
 type answer struct {
 	http.ResponseWriter

@@ -33,6 +33,9 @@ type Options struct {
 	// anybody else that header, and all like it, is dropped.
 	TrustedProxies []netip.Prefix
 	Limits         Limits // a zero member is that of DefaultLimits
+	// Observe, if set, is told of every request: its route as a pattern, the status
+	// of its answer, and how long it took.
+	Observe func(route string, status int, took time.Duration)
 }
 
 // Server is the API as an http.Handler. It is safe for concurrent use.
@@ -129,6 +132,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	c := &call{s: s, w: &answer{ResponseWriter: w}, r: r, id: mayfly.NewID("req", start)}
 	defer c.log(start)
+	defer c.observe(start)
 	defer c.recover()
 	h := w.Header()
 	h.Set("Mayfly-Request-Id", c.id)

@@ -311,6 +311,37 @@ func (db *DB) Bundle(ctx context.Context, hash string) ([]byte, error) {
 	return text, err
 }
 
+// Sinks reads how far every reader of the log has come, by name.
+func (db *DB) Sinks(ctx context.Context) (map[string]int64, error) {
+	type sink struct {
+		name string
+		at   int64
+	}
+	list, err := collect(ctx, db, func(rows *sql.Rows) (s sink, err error) {
+		err = rows.Scan(&s.name, &s.at)
+		return s, err
+	}, readSinks)
+	all := make(map[string]int64, len(list))
+	for _, s := range list {
+		all[s.name] = s.at
+	}
+	return all, err
+}
+
+// Standing is how many of what there are now.
+type Standing struct {
+	Live, Retiring int64 // tasks
+	Lent, Ending   int64 // leases
+	Stuck          int64 // those of Ending that cannot be returned
+	Waiting        int64 // approvals
+}
+
+// Standing counts what there is.
+func (db *DB) Standing(ctx context.Context, now time.Time) (s Standing, err error) {
+	err = db.readRow(ctx, readStanding, []any{micros(now)}, &s.Live, &s.Retiring, &s.Lent, &s.Ending, &s.Stuck, &s.Waiting)
+	return s, err
+}
+
 // Sink reads how far a reader of the log has come; -1 if it never read.
 func (db *DB) Sink(ctx context.Context, name string) (int64, error) {
 	at := int64(-1)

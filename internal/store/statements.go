@@ -132,6 +132,8 @@ const (
 	readPin
 	readBundle
 	readSink
+	readSinks
+	readStanding
 	mentionFloor
 	readMentions1
 	readMentions2
@@ -449,6 +451,13 @@ var texts = [statements]string{
 	readPins:   `SELECT ` + pinColumns + ` FROM pin ORDER BY target, tool`,
 	readPin:    `SELECT ` + pinColumns + ` FROM pin WHERE target = $1 AND tool = $2`,
 	readBundle: `SELECT text FROM bundle WHERE hash = $1`,
+	readSinks:  `SELECT name, position FROM sink ORDER BY name`,
+	readStanding: `SELECT (SELECT COUNT(*) FROM task t WHERE t.closed_at IS NULL),
+		(SELECT COUNT(*) FROM task t WHERE t.closed_at IS NOT NULL AND t.retired_at IS NULL),
+		(SELECT COUNT(*) FROM lease l WHERE l.ended_at IS NULL),
+		(SELECT COUNT(*) FROM lease l WHERE l.ended_at IS NOT NULL AND l.returned_at IS NULL),
+		(SELECT COUNT(*) FROM lease l WHERE l.ended_at IS NOT NULL AND l.returned_at IS NULL AND l.alarmed_at IS NOT NULL),
+		(SELECT COUNT(*) FROM approval a WHERE a.approved_at IS NULL AND a.denied_at IS NULL AND a.expires_at > $1)`,
 	mentionFloor: `SELECT at, position FROM mention WHERE key = $1 AND (at, position) < ($2, $3) AND (at, position) >= ($4, $5)
 		ORDER BY at DESC, position DESC LIMIT 1 OFFSET $6`,
 	readMentions1: mentionsOf(1), readMentions2: mentionsOf(2), readMentions3: mentionsOf(3), readMentions4: mentionsOf(4), readMentions5: mentionsOf(5),

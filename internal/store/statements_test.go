@@ -202,12 +202,14 @@ func TestEveryReadRuns(t *testing.T) {
 		_, err41 := db.LeasesDue(ctx, at, 1)
 		_, err45 := db.MentionFloor(ctx, 1, Place{At: at}, Place{}, 2)
 		_, err46 := db.Pseudonym(ctx, "a")
+		_, err48 := db.Sinks(ctx)
+		_, err49 := db.Standing(ctx, at)
 		for n := range MentionsMost {
 			if _, err := db.Mentions(ctx, make([]int64, n+1), Place{At: at}, Place{}, 2); err != nil {
 				t.Errorf("%d mentions: %v (%v)", n+1, err, mayfly.AsError(err).Unwrap())
 			}
 		}
-		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41, err42, err43, err44, err45, err46} {
+		for i, err := range []error{err28, err29, err30, err31, err32, err33, err38, err39, err40, err41, err42, err43, err44, err45, err46, err48, err49} {
 			if err != nil {
 				t.Errorf("read %d: %v (%v)", i+28, err, mayfly.AsError(err).Unwrap())
 			}
