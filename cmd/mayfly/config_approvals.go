@@ -36,12 +36,18 @@ func (l *loader) webhooks(d *document, f *serverFile, c *Config) {
 	}
 	at = at.to("webhook")
 	d.address(at, hook.URL)
+	secret := l.signing(d, at, hook.Secret)
+	c.Webhooks = append(c.Webhooks, authority.Webhook{URL: hook.URL, Secret: secret})
+}
+
+// signing reads a secret that signs what is sent.
+func (l *loader) signing(d *document, at path, value string) mayfly.Secret {
 	before := len(d.bad)
-	secret := l.secret(d, at, "secret", hook.Secret)
+	secret := l.secret(d, at, "secret", value)
 	if len(d.bad) == before && len(secret.Reveal()) < minSecret {
 		d.wrong(at.to("secret"), "is shorter than %d bytes; whoever guesses it can sign as this server", minSecret)
 	}
-	c.Webhooks = append(c.Webhooks, authority.Webhook{URL: hook.URL, Secret: secret})
+	return secret
 }
 
 // approvalEntry is a rule of a profile's approvals. As with grantEntry, what

@@ -26,6 +26,7 @@ type exportEntry struct {
 	File       string           `json:"file"`
 	URL        string           `json:"url"`
 	Credential *credentialEntry `json:"credential"`
+	Secret     string           `json:"secret"`
 }
 
 // exportFormats are the formats this version knows.
@@ -108,6 +109,11 @@ func (l *loader) export(d *document, at path, e exportEntry) signals.Export {
 		d.wrong(at.to("credential"), "is for a url")
 	} else if e.Credential != nil {
 		out.Credential = l.credential(d, at.to("credential"), e.Credential)
+	}
+	if e.Secret != "" && e.URL == "" {
+		d.wrong(at.to("secret"), "is for a url")
+	} else if e.Secret != "" {
+		out.Secret = l.signing(d, at, e.Secret)
 	}
 	return out
 }

@@ -25,6 +25,7 @@ type Export struct {
 	File       string // absolute path
 	URL        string
 	Credential *mayfly.TargetCredential // for URL; nil is none
+	Secret     mayfly.Secret            // signs what goes to URL; the zero Secret does not
 }
 
 // ExportOptions are what exports are made of. Exports gives the ones in force
@@ -82,7 +83,7 @@ func (x *Exports) Run(ctx context.Context) error {
 func (x *Exports) readers() []follow.Reader {
 	var list []follow.Reader
 	for _, e := range x.o.Exports() {
-		parts := []string{e.Format, e.File, e.URL}
+		parts := []string{e.Format, e.File, e.URL, e.Secret.Reveal()}
 		if e.Credential != nil {
 			parts = append(parts, e.Credential.Header, e.Credential.Value.Reveal())
 		}
@@ -96,7 +97,7 @@ func (x *Exports) readers() []follow.Reader {
 
 func (x *Exports) teller(e Export) follow.Teller {
 	if e.Format == OTLP {
-		return &collecting{x: x, to: httpPlace{client: x.o.Client, url: strings.TrimSuffix(e.URL, "/"), credential: e.Credential}, bodies: x.o.DB.Bodies()}
+		return &collecting{x: x, to: httpPlace{client: x.o.Client, url: strings.TrimSuffix(e.URL, "/"), credential: e.Credential, secret: e.Secret}, bodies: x.o.DB.Bodies()}
 	}
 	return &exporting{x: x, to: x.place(e), bodies: x.o.DB.Bodies()}
 }
@@ -114,7 +115,7 @@ func (x *Exports) place(e Export) place {
 	case e.File != "":
 		return &filePlace{path: e.File}
 	case e.URL != "":
-		return &httpPlace{client: x.o.Client, url: e.URL, credential: e.Credential}
+		return &httpPlace{client: x.o.Client, url: e.URL, credential: e.Credential, secret: e.Secret}
 	}
 	return stdoutPlace{x.o.Stdout}
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -167,6 +168,10 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	id, at := r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp")
+	if r.Header.Get("Webhook-Signature") != "v1,"+signals.Signature(mayfly.NewSecret("a secret of ours"), id, at, body) || !strings.HasPrefix(id, "msg_") {
+		c.t.Errorf("it is not signed: %v", r.Header)
+	}
 	if r.Header.Get("Authorization") != "Bearer hunter2" || r.Header.Get("Content-Type") != "application/x-ndjson" || r.Method != http.MethodPost {
 		c.t.Errorf("%s with %v", r.Method, r.Header)
 	}
@@ -197,7 +202,7 @@ func (c *collector) failures() int {
 
 func (c *collector) export(server *httptest.Server) signals.Export {
 	return signals.Export{
-		Name: "http", URL: server.URL, Credential: &mayfly.TargetCredential{Header: "Authorization", Value: mayfly.NewSecret("Bearer hunter2")},
+		Name: "http", URL: server.URL, Secret: mayfly.NewSecret("a secret of ours"), Credential: &mayfly.TargetCredential{Header: "Authorization", Value: mayfly.NewSecret("Bearer hunter2")},
 	}
 }
 

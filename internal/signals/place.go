@@ -3,6 +3,8 @@ package signals
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -120,6 +122,7 @@ type httpPlace struct {
 	client     *http.Client
 	url        string
 	credential *mayfly.TargetCredential
+	secret     mayfly.Secret // signs what is posted; the zero Secret does not
 }
 
 // write posts lines. Anything but a 2xx is a failure.
@@ -137,6 +140,11 @@ func (p *httpPlace) post(ctx context.Context, path, mediaType string, body []byt
 	req.Header.Set("User-Agent", "mayfly")
 	if p.credential != nil {
 		req.Header.Set(p.credential.Header, p.credential.Value.Reveal())
+	}
+	if !p.secret.IsZero() {
+		// The same lines posted again have the same id.
+		sum := sha256.Sum256(body)
+		sign(req, p.secret, "msg_"+base64.RawURLEncoding.EncodeToString(sum[:16]), body)
 	}
 	return post(p.client, req)
 }

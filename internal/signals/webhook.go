@@ -201,13 +201,18 @@ func (w *Webhooks) send(ctx context.Context, hook Webhook, n *notice) error {
 	if err != nil {
 		return err
 	}
-	at := strconv.FormatInt(time.Now().Unix(), 10)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "mayfly")
-	req.Header.Set("Webhook-Id", n.id)
-	req.Header.Set("Webhook-Timestamp", at)
-	req.Header.Set("Webhook-Signature", "v1,"+Signature(hook.Secret, n.id, at, body))
+	sign(req, hook.Secret, n.id, body)
 	return post(w.o.Client, req)
+}
+
+// sign puts the headers of the Standard Webhooks on req, whose body is body.
+func sign(req *http.Request, secret mayfly.Secret, id string, body []byte) {
+	at := strconv.FormatInt(time.Now().Unix(), 10)
+	req.Header.Set("Webhook-Id", id)
+	req.Header.Set("Webhook-Timestamp", at)
+	req.Header.Set("Webhook-Signature", "v1,"+Signature(secret, id, at, body))
 }
 
 // post sends req. Anything but a 2xx is a failure.
