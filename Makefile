@@ -38,6 +38,7 @@ bench: ## the figures of docs/performance.md, each beside its floor
 	$(GO) test -run '^$$' -bench 'VerifySeen|Decide' ./internal/token ./internal/policy
 	$(GO) test -run '^$$' -bench 'Exchange|Gateway|AuthZEN' -benchtime 5000x ./internal/mayflytest
 	$(GO) test -run '^$$' -bench 'ToolsList1000|Replay' -benchtime 20x ./internal/mayflytest
+	$(GO) test -run '^$$' -bench 'Sustained|Prove|Verify/sqlite|Export|Search' -benchtime 1x ./internal/eventlog ./internal/signals ./internal/search
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s) each
 	@test/fuzz.sh $${FUZZTIME:-30s}

@@ -36,6 +36,18 @@ func NewID(prefix string, now time.Time) string {
 	return prefix + "_" + idEncoding.EncodeToString(b[:])
 }
 
+// IDBits are the 128 bits of an id that [NewID] made with this prefix: those of
+// later ids are greater.
+func IDBits(prefix, id string) (b [16]byte, ok bool) {
+	if !validID(prefix, id) {
+		return b, false
+	}
+	if _, err := idEncoding.Decode(b[:], []byte(id[len(prefix)+1:])); err != nil {
+		return b, false
+	}
+	return b, true
+}
+
 // validID reports whether s is an id with this prefix, in its one spelling.
 func validID(prefix, s string) bool {
 	rest, ok := strings.CutPrefix(s, prefix+"_")

@@ -38,15 +38,30 @@ func ParseTrace(headers []string) Trace {
 
 // Of is the place of what was decided under t: a span of its own, in t's trace or
 // in one of its own. It follows from the decision's id, so that whoever reads the
-// record later gives it the same place.
+// record later gives it the same place. A trace of its own is the decision's id in
+// another spelling, so that [Trace.Decision] leads back.
 func (t Trace) Of(decision string) Trace {
 	sum := sha256.Sum256([]byte("mayfly trace\x00" + decision))
 	// Neither can be all zeroes but by a chance of 1 in 2^64.
 	t.Span = hex.EncodeToString(sum[16:24])
 	if t.ID == "" {
-		t.ID = hex.EncodeToString(sum[:16])
+		bits, ok := IDBits("dec", decision)
+		if !ok {
+			bits = [16]byte(sum[:16])
+		}
+		t.ID = hex.EncodeToString(bits[:])
 	}
 	return t
+}
+
+// Decision is the id of the decision that a trace began with, if it began with one;
+// "" if its id is none.
+func (t Trace) Decision() string {
+	var bits [16]byte
+	if n, err := hex.Decode(bits[:], []byte(t.ID)); err != nil || n != len(bits) {
+		return ""
+	}
+	return "dec_" + idEncoding.EncodeToString(bits[:])
 }
 
 // Header is t as a traceparent header.

@@ -2,6 +2,7 @@ package mayfly
 
 import (
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -35,6 +36,18 @@ func TestATraceparentIsReadInOneFormOnly(t *testing.T) {
 	}
 	if one := "00-" + id + "-" + span + "-01"; ParseTrace(nil) != (Trace{}) || ParseTrace([]string{one, one}) != (Trace{}) {
 		t.Error("none, or two, is one")
+	}
+}
+
+func TestATraceOfItsOwnLeadsBackToTheDecision(t *testing.T) {
+	id := NewID("dec", time.Now())
+	if got := (Trace{}).Of(id); got.Decision() != id {
+		t.Errorf("%+v leads to %s, not to %s", got, got.Decision(), id)
+	}
+	for _, none := range []string{"", "x", "4bf92f3577b34da6a3ce929d0e0e473", "4bf92f3577b34da6a3ce929d0e0e47360", "4bf92f3577b34da6a3ce929d0e0e473g"} {
+		if got := (Trace{ID: none}).Decision(); got != "" {
+			t.Errorf("%q leads to %s", none, got)
+		}
 	}
 }
 

@@ -58,6 +58,11 @@ func (a *Authority) recordsNamed(ctx context.Context, id string) ([]store.EventR
 	} else if mayfly.KindOf(err) != mayfly.NotFound {
 		return nil, err
 	}
+	if began := (mayfly.Trace{ID: id}).Decision(); began != "" {
+		if rows, err := a.db.EventsByDecision(ctx, began); err != nil || len(rows) > 0 {
+			return rows, err
+		}
+	}
 	for _, q := range []search.Query{{Trace: id, Limit: 1}, {Upstream: id, Limit: 1}} {
 		found, err := a.search.Search(ctx, q, nil)
 		if err != nil {

@@ -28,7 +28,7 @@ type Query struct {
 	Label   string // of what was called
 	Term    string // that denied
 	Kind    string // of event
-	Trace   string // W3C trace id
+	Trace   string // W3C trace id that whoever asked sent
 	// Upstream is the id that a target gave a request.
 	Upstream string
 	Since    time.Time // inclusive
