@@ -19,7 +19,7 @@ func sameURL(a, b string) bool {
 
 func normalURL(text string) (string, bool) {
 	u, err := url.Parse(text)
-	if err != nil || u.Opaque != "" || u.User != nil || u.Hostname() == "" {
+	if err != nil || u.Opaque != "" || u.User != nil || u.Hostname() == "" || strings.Contains(u.Host, "%") {
 		return "", false
 	}
 	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
@@ -32,6 +32,7 @@ func normalURL(text string) (string, bool) {
 		return "", false
 	}
 	host = strings.TrimSuffix(host, ":")
+	// A host with an escape in it, which was refused, has no one spelling.
 	return scheme + "://" + host + removeDots(normalEscapes(u.EscapedPath())), true
 }
 

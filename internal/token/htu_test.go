@@ -28,6 +28,8 @@ func TestURLsAreComparedByTheirNormalForm(t *testing.T) {
 		"https://a.example/a%2F..%2Fb":         "https://a.example/a%2F..%2Fb",
 		"ftp://a.example/":                     "",
 		"https://":                             "",
+		"https://a.example%25":                 "",
+		"https://[fe80::1%25eth0]/x":           "",
 		"https:///x":                           "",
 		"https:a.example/x":                    "",
 		"//a.example/x":                        "",
