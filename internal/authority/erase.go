@@ -38,6 +38,16 @@ func (a *Authority) Erase(ctx context.Context, p Presented, human string) (Erase
 	if id == "" {
 		return Erased{}, refused(mayfly.Errorf(mayfly.NotFound, "no record is about a person with this id"))
 	}
+	standing, err := a.db.ActiveRevocations(ctx)
+	if err != nil {
+		return Erased{}, err
+	}
+	e := Erased{Person: id, Scrubbed: true}
+	for _, r := range standing {
+		if r.Kind == string(mayfly.Human) && r.Value == human {
+			e.Standing = append(e.Standing, r.ID)
+		}
+	}
 	now := a.clock.now()
 	err = a.record(ctx, mayfly.PersonErased{Person: id, By: w.name()}, func(tx *store.Tx) {
 		tx.Erase(id, human, now)
@@ -54,19 +64,9 @@ func (a *Authority) Erase(ctx context.Context, p Presented, human string) (Erase
 		return Erased{}, err
 	}
 	a.db.Forget(id)
-	e := Erased{Person: id, Scrubbed: true}
 	if err := a.db.Scrub(ctx); err != nil {
 		a.logger.Warn("an erased person's rows are not scrubbed from the disk yet", "person", id, "error", err)
 		e.Scrubbed = false
-	}
-	standing, err := a.db.ActiveRevocations(ctx)
-	if err != nil {
-		return Erased{}, err
-	}
-	for _, r := range standing {
-		if r.Kind == string(mayfly.Human) && r.Value == human {
-			e.Standing = append(e.Standing, r.ID)
-		}
 	}
 	return e, a.advanced(ctx)
 }

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"slices"
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/search"
@@ -15,16 +16,28 @@ func (a *Authority) Search(ctx context.Context, p Presented, q search.Query) (Ev
 	if err != nil {
 		return EventPage{}, err
 	}
-	var keep func(*store.EventRow) (bool, error)
-	if !w.operator {
-		keep = a.readable(ctx, w)
-	}
+	keep := a.narrow(ctx, w, &q)
 	found, err := a.search.Search(ctx, q, keep)
 	if err != nil {
 		return EventPage{}, err
 	}
 	views, err := a.eventViews(ctx, found.Rows)
 	return EventPage{Events: views, Next: found.Next}, err
+}
+
+// narrow leaves of q what w may read. Where only a policy can say what that is, the
+// answer is by record; else q asks for no more than w's own, so that not even a
+// cursor tells of others.
+func (a *Authority) narrow(ctx context.Context, w who, q *search.Query) (keep func(*store.EventRow) (bool, error)) {
+	if w.operator {
+		return nil
+	}
+	if w.session != nil {
+		q.Within = string(w.session.Task())
+	} else if _, byPolicy := w.human(); !byPolicy {
+		q.Person = w.caller.Subject().ID
+	}
+	return a.readable(ctx, w)
 }
 
 // readable tells the records of tasks that w may read from all others.
@@ -47,7 +60,7 @@ func (a *Authority) readable(ctx context.Context, w who) func(*store.EventRow) (
 
 // recordsNamed are the records that go by an id: a decision's, a record's, which
 // is a token's too, or one that whoever asked, or the target, gave the request.
-func (a *Authority) recordsNamed(ctx context.Context, id string) ([]store.EventRow, error) {
+func (a *Authority) recordsNamed(ctx context.Context, w who, id string) ([]store.EventRow, error) {
 	rows, err := a.db.EventsByDecision(ctx, id)
 	if err != nil || len(rows) > 0 {
 		return rows, err
@@ -63,14 +76,33 @@ func (a *Authority) recordsNamed(ctx context.Context, id string) ([]store.EventR
 			return rows, err
 		}
 	}
-	for _, q := range []search.Query{{Trace: id, Limit: 1}, {Upstream: id, Limit: 1}} {
-		found, err := a.search.Search(ctx, q, nil)
-		if err != nil {
-			return nil, err
-		}
-		if len(found.Rows) > 0 {
-			return a.db.EventsByDecision(ctx, found.Rows[0].Decision)
+	for flag, q := range map[string]search.Query{"--trace": {Trace: id}, "--upstream": {Upstream: id}} {
+		if rows, err := a.recordsCalled(ctx, w, q, flag); err != nil || len(rows) > 0 {
+			return rows, err
 		}
 	}
 	return nil, nil
+}
+
+// recordsCalled are the records of calls that go by an id which others chose. An
+// agent can send any, also somebody else's: calls of two tasks lead to nobody.
+func (a *Authority) recordsCalled(ctx context.Context, w who, q search.Query, flag string) (rows []store.EventRow, err error) {
+	q.Limit = maxTraceEvents
+	keep := a.narrow(ctx, w, &q)
+	found, err := a.search.Search(ctx, q, keep)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(found.Rows) // the oldest first
+	for _, row := range found.Rows {
+		if row.Task != found.Rows[0].Task {
+			return nil, mayfly.Errorf(mayfly.Conflict, "calls of several tasks carry this id; mayfly log search %s lists them", flag)
+		}
+		of, err := a.db.EventsByDecision(ctx, row.Decision)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, of...)
+	}
+	return rows, nil
 }

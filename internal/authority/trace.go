@@ -78,7 +78,7 @@ func (a *Authority) Trace(ctx context.Context, p Presented, id string) (TraceVie
 		}
 		task = lease.Task
 	} else if _, err := mayfly.ParseTaskID(id); err != nil {
-		if rows, err = a.recordsNamed(ctx, id); err != nil {
+		if rows, err = a.recordsNamed(ctx, w, id); err != nil {
 			return TraceView{}, err
 		}
 		if len(rows) == 0 {

@@ -203,6 +203,12 @@ func TestASearchFindsOnlyWhatOneMayRead(t *testing.T) {
 	if got := of(s.Operator(), client.Query{}); got[""] == 0 || got[bob] == 0 {
 		t.Errorf("the operator finds %v", got)
 	}
+	if got := of(s.alice.API(), client.Query{}); len(got) != 2 || got[alice] == 0 || got[child] == 0 {
+		t.Errorf("her agent finds %v", got)
+	}
+	if got := of(s.child.API(), client.Query{Human: "alice"}); len(got) != 1 || got[child] == 0 {
+		t.Errorf("the agent below finds %v", got)
+	}
 	if _, _, err := s.Client().Search(context.Background(), client.Query{}, "", 1); mayfly.KindOf(err) != mayfly.Unauthenticated {
 		t.Errorf("a stranger is told %v", err)
 	}
@@ -233,6 +239,19 @@ func TestACallIsTracedByWhatOthersCallIt(t *testing.T) {
 		if found.Subject.Subject != "alice" || len(found.Tasks) != 1 || found.Tasks[0].ID != session.Task() || len(found.Events) < 1 || found.Events[0].Kind != "call.decided" {
 			t.Errorf("%s leads to %+v", id, found)
 		}
+	}
+	// An agent can send any trace id, also another's: then it leads to nobody.
+	r := n.Opening("http:orders:GET:/v1/*")
+	r.SubjectToken = n.Human("bob")
+	if a := n.DoAs(n.Open(r), n.Request(http.MethodGet, "/http/orders/v1/other", nil, "Traceparent", "00-"+trace+"-00f067aa0ba902b7-01")); a.Status != http.StatusOK {
+		t.Fatal(a)
+	}
+	n.Eventually("the second call is found too", func() bool {
+		found, _, err := n.Operator().Search(context.Background(), client.Query{Trace: trace}, "", 10)
+		return err == nil && len(found) == 2
+	})
+	if _, err := n.Operator().Trace(context.Background(), trace); mayfly.KindOf(err) != mayfly.Conflict || !strings.Contains(err.Error(), "log search --trace") {
+		t.Errorf("two tasks' trace id: %v", err)
 	}
 	if _, err := n.Operator().Trace(context.Background(), "req-0000"); mayfly.KindOf(err) != mayfly.NotFound {
 		t.Errorf("an id of nothing: %v", err)

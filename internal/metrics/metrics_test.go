@@ -80,7 +80,7 @@ func (l *ledger) sequence() {
 func (l *ledger) scrape() (status int, lines []string) {
 	l.t.Helper()
 	w := httptest.NewRecorder()
-	l.m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	l.m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1:8421/metrics", nil))
 	text, err := io.ReadAll(w.Result().Body)
 	if err != nil {
 		l.t.Fatal(err)
@@ -136,6 +136,23 @@ func TestWhatIsSaidIsSo(t *testing.T) {
 	l.db.Close()
 	if status, _ := l.scrape(); status != http.StatusInternalServerError {
 		t.Errorf("without a store it answers %d", status)
+	}
+}
+
+// A page whose name leads to this machine is told nothing.
+func TestOnlyThisMachineAsks(t *testing.T) {
+	l := newLedger(t)
+	for host, want := range map[string]int{
+		"127.0.0.1:8421": 200, "[::1]:8421": 200, "localhost:8421": 200, "localhost": 200, "127.8.8.8": 200,
+		"evil.example:8421": 403, "localhost.evil.example": 403, "127.0.0.1.evil.example": 403, "10.0.0.1:8421": 403, "": 403,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		l.m.Handler().ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%q is answered with %d, want %d", host, w.Code, want)
+		}
 	}
 }
 

@@ -32,7 +32,16 @@ type Index struct {
 // agent is what a task is found by.
 type agent struct {
 	profile, workload string
+	service, human    string // the root delegator: one of them is ""
 	above             []mayfly.TaskID
+}
+
+func (a *agent) delegator(kind mayfly.SubjectKind, id string) {
+	if kind == mayfly.Human {
+		a.human = id
+	} else {
+		a.service = id
+	}
 }
 
 // agentsMost bounds how many tasks an index remembers: some 5 MB.
@@ -190,8 +199,11 @@ func (x *Index) names(ctx context.Context, bodies *store.Bodies, row *store.Even
 	}
 	var s said
 	if err == nil {
-		if err := json.Unmarshal(body, &s); err != nil {
-			return nil, err
+		if unread := json.Unmarshal(body, &s); unread != nil {
+			// A newer node may say other things under these names. What the leaf says
+			// is found; the index goes on.
+			x.logger.Warn("a record's body cannot be read for the search index", "record", row.ID, "error", unread)
+			s = said{}
 		}
 	}
 	if err == nil && row.Kind == (mayfly.TaskOpened{}).Kind() {
@@ -199,7 +211,7 @@ func (x *Index) names(ctx context.Context, bodies *store.Bodies, row *store.Even
 			return nil, err
 		}
 	}
-	if err := x.chain(ctx, &n, row.Task); err != nil || body == nil {
+	if err := x.chain(ctx, &n, row); err != nil || body == nil {
 		return n.list, err
 	}
 	n.add("target", s.Target)
@@ -245,14 +257,22 @@ func (x *Index) person(ctx context.Context, n *nameList, who string) error {
 	return err
 }
 
-// chain adds a task, everything it descends from, and who runs it.
-func (x *Index) chain(ctx context.Context, n *nameList, id mayfly.TaskID) error {
+// chain adds the task of a record, everything it descends from, who runs it and for
+// whom: what some kinds of record do not say themselves.
+func (x *Index) chain(ctx context.Context, n *nameList, row *store.EventRow) error {
+	id := row.Task
 	if id == "" {
 		return nil
 	}
 	own, err := x.agent(ctx, id)
 	if err != nil {
 		return err
+	}
+	n.add("root", own.service)
+	if row.Person == "" {
+		if err := x.person(ctx, n, own.human); err != nil {
+			return err
+		}
 	}
 	for _, link := range append([]mayfly.TaskID{id}, own.above...) {
 		a, err := x.agent(ctx, link)
@@ -269,6 +289,7 @@ func (x *Index) chain(ctx context.Context, n *nameList, id mayfly.TaskID) error 
 // opened remembers a task from its first record, which saves reading its row.
 func (x *Index) opened(ctx context.Context, id mayfly.TaskID, s *said) error {
 	a := agent{profile: s.Profile, workload: s.Agent.Subject}
+	a.delegator(s.Root.Kind, s.Root.ID)
 	if s.Parent != "" {
 		parent, err := x.agent(ctx, s.Parent)
 		if err != nil {
@@ -303,6 +324,7 @@ func (x *Index) agent(ctx context.Context, id mayfly.TaskID) (agent, error) {
 	switch {
 	case err == nil:
 		a = agent{profile: row.Profile, workload: row.Agent.Subject, above: row.Ancestors}
+		a.delegator(row.Root.Kind, row.Root.ID)
 	case mayfly.KindOf(err) != mayfly.NotFound:
 		return agent{}, err
 	}

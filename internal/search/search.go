@@ -31,8 +31,11 @@ type Query struct {
 	Trace   string // W3C trace id that whoever asked sent
 	// Upstream is the id that a target gave a request.
 	Upstream string
-	Since    time.Time // inclusive
-	Until    time.Time // exclusive
+	// Person and Within narrow it to what a caller may read at all: records of whom
+	// this id names, as Human does, and of this agent, as Agent does.
+	Person, Within string
+	Since          time.Time // inclusive
+	Until          time.Time // exclusive
 
 	Cursor string // of the page before
 	Limit  int    // at most so many
@@ -107,7 +110,9 @@ func (s *searching) step(ctx context.Context, before, from store.Place) (store.P
 	}
 	for _, at := range places {
 		row, err := s.x.db.EventAt(ctx, at.Position)
-		if err != nil {
+		if mayfly.KindOf(err) == mayfly.NotFound {
+			return floor, mayfly.Errorf(mayfly.Internal, "the record at position %d is gone from the log; run mayfly log verify", at.Position)
+		} else if err != nil {
 			return floor, err
 		}
 		s.fetched++
@@ -172,11 +177,13 @@ func (s *searching) fits(ctx context.Context, row *store.EventRow) (bool, error)
 // asked are the names that q asks for; not ok if there can be none.
 func (x *Index) asked(ctx context.Context, q Query) (names []string, ok bool, err error) {
 	var n nameList
-	if q.Human != "" {
-		if strings.HasPrefix(q.Human, "service:") || strings.HasPrefix(q.Human, "spiffe://") {
-			n.add("root", q.Human)
-		} else {
-			id, err := x.db.Pseudonym(ctx, q.Human)
+	for _, who := range []string{q.Human, q.Person} {
+		switch {
+		case who == "":
+		case strings.HasPrefix(who, "service:") || strings.HasPrefix(who, "spiffe://"):
+			n.add("root", who)
+		default:
+			id, err := x.db.Pseudonym(ctx, who)
 			if err != nil || id == "" {
 				return nil, false, err
 			}
@@ -184,6 +191,7 @@ func (x *Index) asked(ctx context.Context, q Query) (names []string, ok bool, er
 		}
 	}
 	n.add("agent", taskIn(q.Agent))
+	n.add("agent", q.Within)
 	n.add("profile", q.Profile)
 	n.add("target", q.Target)
 	n.add("tool", q.Tool)

@@ -124,7 +124,7 @@ const (
 
 func nanos(t time.Time) string { return strconv.FormatInt(t.UnixNano(), 10) }
 
-// telling is the work on one batch of records.
+// otlpBatch is what some records make.
 type otlpBatch struct {
 	Logs  []otlpLog
 	Spans []otlpSpan
@@ -243,33 +243,11 @@ func spanName(d *mayfly.CallDecided) string {
 	return string(method) + " " + d.Target
 }
 
-// logs and spans are requests to a collector.
-func (o *otlp) logs(b *otlpBatch) ([]byte, error) {
-	type scopeLogs struct {
-		Scope otlpScope `json:"scope"`
-		Logs  []otlpLog `json:"logRecords"`
-	}
-	type resourceLogs struct {
-		Resource otlpResource `json:"resource"`
-		Scopes   []scopeLogs  `json:"scopeLogs"`
-	}
-	return json.Marshal(struct {
-		All []resourceLogs `json:"resourceLogs"`
-	}{[]resourceLogs{{o.resource, []scopeLogs{{o.scope, b.Logs}}}}})
-}
-
-func (o *otlp) spans(b *otlpBatch) ([]byte, error) {
-	type scopeSpans struct {
-		Scope otlpScope  `json:"scope"`
-		Spans []otlpSpan `json:"spans"`
-	}
-	type resourceSpans struct {
-		Resource otlpResource `json:"resource"`
-		Scopes   []scopeSpans `json:"scopeSpans"`
-	}
-	return json.Marshal(struct {
-		All []resourceSpans `json:"resourceSpans"`
-	}{[]resourceSpans{{o.resource, []scopeSpans{{o.scope, b.Spans}}}}})
+// request is what a collector is told: list, under the names of a signal.
+func (o *otlp) request(signal, member string, list any) ([]byte, error) {
+	scope := map[string]any{"scope": o.scope, member: list}
+	resource := map[string]any{"resource": o.resource, "scope" + signal: []any{scope}}
+	return json.Marshal(map[string]any{"resource" + signal: []any{resource}})
 }
 
 // collecting tells an OpenTelemetry collector.
@@ -297,23 +275,23 @@ func (c *collecting) Tell(ctx context.Context, rows []store.EventRow) (int, erro
 			return 0, err
 		}
 	}
-	for _, part := range []struct {
-		path string
-		make func(*otlpBatch) ([]byte, error)
-		some bool
-	}{{"/v1/logs", c.x.otlp.logs, true}, {"/v1/traces", c.x.otlp.spans, len(b.Spans) > 0}} {
-		if !part.some {
-			continue
-		}
-		text, err := part.make(&b)
-		if err != nil {
-			return 0, err
-		}
-		if err := c.to.post(ctx, part.path, "application/json", text); err != nil {
+	if err := c.send(ctx, "/v1/logs", "Logs", "logRecords", b.Logs); err != nil {
+		return 0, err
+	}
+	if len(b.Spans) > 0 {
+		if err := c.send(ctx, "/v1/traces", "Spans", "spans", b.Spans); err != nil {
 			return 0, err
 		}
 	}
 	return len(rows), nil
+}
+
+func (c *collecting) send(ctx context.Context, path, signal, member string, list any) error {
+	text, err := c.x.otlp.request(signal, member, list)
+	if err != nil {
+		return err
+	}
+	return c.to.post(ctx, path, "application/json", text)
 }
 
 // decision is the record of a decision: mostly one of those just read.

@@ -67,6 +67,7 @@ const sealRequest = "approval request"
 // InsertApproval writes a as waiting, its request sealed, and guards, as
 // "approval", that no other with its key waits or can be used.
 func (tx *Tx) InsertApproval(a *mayfly.Approval) {
+	tx.aboutPerson()
 	tx.add(approvalTwin, "approval", string(a.Task), a.Key, micros(a.AskedAt))
 	tx.add(insertApproval, "",
 		a.ID, a.What, string(a.Task), string(a.RootTask), a.Profile, string(a.Root.Kind), a.Root.ID, tx.json(a.Root),

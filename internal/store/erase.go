@@ -25,15 +25,7 @@ func (tx *Tx) Erase(pseudonym, human string, now time.Time) {
 }
 
 // Forget drops what this process remembers of an erased person.
-func (db *DB) Forget(pseudonym string) {
-	db.persons.mu.Lock()
-	defer db.persons.mu.Unlock()
-	for human, who := range db.persons.m {
-		if who.id == pseudonym {
-			delete(db.persons.m, human)
-		}
-	}
-}
+func (db *DB) Forget(pseudonym string) { db.persons.forget(pseudonym) }
 
 // Scrub removes from the disk what rows held before they were changed, as far as
 // the engine can: the write-ahead log on SQLite, old row versions on PostgreSQL.

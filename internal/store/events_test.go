@@ -200,7 +200,7 @@ func TestARecordUnderAPseudonymThatLostIsRefused(t *testing.T) {
 			t.Errorf("recorded under a person without a row: %v", err)
 		}
 		for human := range db.persons.m {
-			db.persons.put(human, lost)
+			db.persons.put(human, lost, 0)
 		}
 		lost.made.err = &Refused{guardPerson}
 		close(lost.made.done)
@@ -209,6 +209,37 @@ func TestARecordUnderAPseudonymThatLostIsRefused(t *testing.T) {
 		}
 		if n := verifyAll(t, db); n != 2 {
 			t.Errorf("%d records, want 2", n)
+		}
+	})
+}
+
+// What was read of a person before they were erased is not remembered after it, and
+// what was prepared about them makes no row.
+func TestAnErasedPersonIsNotRememberedFromBefore(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, db *DB) {
+		first := commit(t, db, opened("task_1"))
+		var human string
+		for h := range db.persons.m {
+			human = h
+		}
+		before := db.persons.countForgotten()
+		late := record(t, db, opened("task_2"))
+		mustChange(t, db, func(tx *Tx) { tx.Erase(first.who.id, human, now) })
+		db.Forget(first.who.id)
+		for what, build := range map[string]func(*Tx){
+			"task":       func(tx *Tx) { tx.InsertTask(task("t2")) },
+			"delegation": func(tx *Tx) { tx.InsertDelegation(&mayfly.Delegation{ID: "d"}, []byte("hash")) },
+			"approval": func(tx *Tx) {
+				tx.InsertApproval(&mayfly.Approval{ID: "a", Needs: []string{"leads"}, AskedAt: now, ExpiresAt: now})
+			},
+		} {
+			if err := db.Change(t.Context(), late, build); mayfly.KindOf(err) != mayfly.Unavailable {
+				t.Errorf("a %s of before: %v", what, err)
+			}
+		}
+		db.persons.put(human, first.who, before)
+		if again := commit(t, db, opened("task_3")); again.who.id == first.who.id {
+			t.Error("a record of after is under the key that was destroyed")
 		}
 	})
 }

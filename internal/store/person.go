@@ -38,8 +38,11 @@ const personsMax = 1 << 14
 
 // persons remembers persons by the id their source gives them.
 type persons struct {
-	mu sync.Mutex
+	mu sync.Mutex // guards the fields below
 	m  map[string]person
+	// forgotten counts those who were erased: what was read of somebody before
+	// that is not remembered after it.
+	forgotten int
 }
 
 func (p *persons) get(human string) (person, bool) {
@@ -53,10 +56,31 @@ func (p *persons) get(human string) (person, bool) {
 	return found, ok && !found.isLost()
 }
 
-func (p *persons) put(human string, who person) {
+// put remembers what was read when so many had been forgotten.
+func (p *persons) put(human string, who person, forgotten int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.set(human, who)
+	if forgotten == p.forgotten {
+		p.set(human, who)
+	}
+}
+
+func (p *persons) countForgotten() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.forgotten
+}
+
+// forget drops whoever has a pseudonym.
+func (p *persons) forget(pseudonym string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forgotten++
+	for human, who := range p.m {
+		if who.id == pseudonym {
+			delete(p.m, human)
+		}
+	}
 }
 
 // meet is the person with this id, or who, whose row make begins to make.
@@ -101,6 +125,7 @@ func (db *DB) meet(ctx context.Context, human string, now time.Time) (person, er
 	if who, ok := db.persons.get(human); ok {
 		return who, nil
 	}
+	forgotten := db.persons.countForgotten()
 	lookup := db.lookup(human)
 	var who person
 	var box []byte
@@ -117,7 +142,7 @@ func (db *DB) meet(ctx context.Context, human string, now time.Time) (person, er
 	if who.key, err = db.Unseal(sealPerson, who.id, box); err != nil {
 		return person{}, err
 	}
-	db.persons.put(human, who)
+	db.persons.put(human, who, forgotten)
 	return who, nil
 }
 
