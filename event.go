@@ -361,6 +361,25 @@ type PersonErased struct {
 	By     string `json:"by"`
 }
 
+// PersonSignedIn: a human is known to the console from now on.
+type PersonSignedIn struct {
+	SignIn string  `json:"sign_in"`
+	Human  Subject `json:"human"`
+	// At is when their identity provider asked them to show who they are.
+	At     time.Time `json:"at,omitzero"`
+	EndsAt time.Time `json:"ends_at"`
+	Source string    `json:"source,omitempty"` // network address
+	// Replaces is the sign-in that this one takes the place of: they showed again
+	// who they are.
+	Replaces string `json:"replaces,omitempty"`
+}
+
+// PersonSignedOut: a human left the console.
+type PersonSignedOut struct {
+	SignIn string  `json:"sign_in"`
+	Human  Subject `json:"human"`
+}
+
 // Revocation names what the kill switch is thrown for.
 type Revocation struct {
 	ID    string    `json:"id"`
@@ -411,6 +430,8 @@ func (TaskRetired) Kind() string          { return "task.retired" }
 func (RevocationMade) Kind() string       { return "revocation.made" }
 func (RevocationLifted) Kind() string     { return "revocation.lifted" }
 func (PersonErased) Kind() string         { return "person.erased" }
+func (PersonSignedIn) Kind() string       { return "person.signed_in" }
+func (PersonSignedOut) Kind() string      { return "person.signed_out" }
 func (Alarm) Kind() string                { return "alarm" }
 func (LogUnanchored) Kind() string        { return "log.unanchored" }
 func (LogAnchored) Kind() string          { return "log.anchored" }
@@ -502,6 +523,9 @@ func (e TaskClosed) Header() EventHeader {
 func (e TaskRetired) Header() EventHeader {
 	return EventHeader{Task: e.Task, Human: humanOf(e.Root)}
 }
+
+func (e PersonSignedIn) Header() EventHeader  { return EventHeader{Human: humanOf(e.Human)} }
+func (e PersonSignedOut) Header() EventHeader { return EventHeader{Human: humanOf(e.Human)} }
 
 func (e RevocationMade) Header() EventHeader   { return EventHeader{Human: e.Revocation.human()} }
 func (e RevocationLifted) Header() EventHeader { return EventHeader{Human: e.Revocation.human()} }

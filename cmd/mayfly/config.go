@@ -56,8 +56,10 @@ type Config struct {
 	Policies *policy.Set
 	// PolicyFiles are the texts of Policies, by file name.
 	PolicyFiles map[string][]byte
-	Schema      policy.Schema // that Policies are held to
-	Webhooks    []authority.Webhook
+	// ProfileFiles are the texts of Profiles, by the name of the profile.
+	ProfileFiles map[string][]byte
+	Schema       policy.Schema // that Policies are held to
+	Webhooks     []authority.Webhook
 
 	Warnings []string // not wrong, but worth a look
 
@@ -86,20 +88,21 @@ func (c *Config) Bundle(sources *attest.Sources) *authority.Bundle {
 		clients[one.ID] = authority.ClientInfo{Audience: one.Audience}
 	}
 	return &authority.Bundle{
-		Hash:        c.Hash,
-		TrustDomain: c.TrustDomain,
-		Issuer:      c.Issuer,
-		Hosts:       c.Hosts,
-		Audiences:   c.Audiences,
-		Profiles:    c.Profiles,
-		Targets:     c.Targets,
-		Lenders:     c.Lenders,
-		Sources:     sources,
-		Policies:    c.Policies,
-		PolicyFiles: c.PolicyFiles,
-		Schema:      c.Schema,
-		Webhooks:    c.Webhooks,
-		Clients:     clients,
+		Hash:         c.Hash,
+		TrustDomain:  c.TrustDomain,
+		Issuer:       c.Issuer,
+		Hosts:        c.Hosts,
+		Audiences:    c.Audiences,
+		Profiles:     c.Profiles,
+		Targets:      c.Targets,
+		Lenders:      c.Lenders,
+		Sources:      sources,
+		Policies:     c.Policies,
+		PolicyFiles:  c.PolicyFiles,
+		ProfileFiles: c.ProfileFiles,
+		Schema:       c.Schema,
+		Webhooks:     c.Webhooks,
+		Clients:      clients,
 	}
 }
 

@@ -112,7 +112,7 @@ const (
 
 // profiles reads every profiles/*.yaml into c.
 func (l *loader) profiles(f *serverFile, c *Config) {
-	c.Profiles = map[string]*mayfly.Profile{}
+	c.Profiles, c.ProfileFiles = map[string]*mayfly.Profile{}, map[string][]byte{}
 	type read struct {
 		d *document
 		f profileFile
@@ -138,7 +138,7 @@ func (l *loader) profiles(f *serverFile, c *Config) {
 		if other, taken := in[r.f.Profile]; taken {
 			r.d.wrong(path{"profile"}, "%q is in %s already", r.f.Profile, other)
 		}
-		in[r.f.Profile] = r.d.name
+		in[r.f.Profile], c.ProfileFiles[r.f.Profile] = r.d.name, r.d.text
 		l.hashed["profile "+filepath.Base(file)] = l.canonical(r.d.name, r.d.root)
 		all = append(all, r)
 	}

@@ -44,6 +44,14 @@ type serverFile struct {
 	Limits    limitsEntry     `json:"limits"`
 	Approvals *approvalsEntry `json:"approvals"`
 	Log       *logEntry       `json:"log"`
+	Console   *consoleEntry   `json:"console"`
+}
+
+// consoleEntry is console in mayfly.yaml.
+type consoleEntry struct {
+	Source       string   `json:"source"`
+	ClientSecret string   `json:"client_secret"`
+	Scopes       []string `json:"scopes"`
 }
 
 type sourceEntry struct {
@@ -109,6 +117,7 @@ func (l *loader) server(d *document, f *serverFile, c *Config) {
 	c.Store = f.Store
 	c.seal = l.seal(d, f)
 	l.sources(d, f, c)
+	l.console(d, f, c)
 	l.clients(d, f, c)
 	l.targets(d, f, c)
 	l.webhooks(d, f, c)
@@ -336,6 +345,39 @@ func (l *loader) sources(d *document, f *serverFile, c *Config) {
 			Match:        s.Match,
 			Loopback:     err == nil && u.Scheme == "http" && loopback(u.Hostname()),
 		})
+	}
+}
+
+// console says which of the sources signs humans in.
+func (l *loader) console(d *document, f *serverFile, c *Config) {
+	if f.Console == nil {
+		return
+	}
+	at := path{"console"}
+	i := slices.IndexFunc(c.Sources, func(s attest.Source) bool { return s.Name == f.Console.Source })
+	switch {
+	case f.Console.Source == "":
+		d.wrong(at, "source is missing; name the source whose humans sign in")
+		return
+	case i < 0:
+		d.wrong(at.to("source"), "%q is no source; name one of sources", f.Console.Source)
+		return
+	case c.Sources[i].Operators == "":
+		d.wrong(at.to("source"), "source %q has no operators: set it to the client id of the console at the identity provider", f.Console.Source)
+		return
+	}
+	s := &c.Sources[i]
+	s.SignIn, s.Scopes = true, f.Console.Scopes
+	if len(s.Scopes) == 0 {
+		s.Scopes = []string{"email", "profile"}
+	}
+	for j, scope := range s.Scopes {
+		if scope == "" || strings.ContainsAny(scope, " \"\\") {
+			d.wrong(at.to("scopes", j), "%q is not a scope", scope)
+		}
+	}
+	if text := f.Console.ClientSecret; text != "" {
+		s.Secret = l.secret(d, at, "client_secret", text)
 	}
 }
 

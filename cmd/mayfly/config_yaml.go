@@ -76,6 +76,7 @@ const (
 // document is one YAML file of the configuration.
 type document struct {
 	name string // as shown
+	text []byte // as written
 	root *node
 	bad  problems
 }
@@ -84,7 +85,7 @@ type document struct {
 // no anchors, aliases, merge keys, tags or duplicate keys. What it cannot read
 // is in bad, all of it where the syntax allows that.
 func parseYAML(name string, src []byte) *document {
-	d := &document{name: name, root: &node{line: 1, column: 1, kind: null}}
+	d := &document{name: name, text: src, root: &node{line: 1, column: 1, kind: null}}
 	file, err := parser.ParseBytes(src, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		if se, ok := errors.AsType[yaml.Error](err); ok && se.GetToken() != nil {

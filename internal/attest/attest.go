@@ -39,6 +39,13 @@ type Source struct {
 	Prefix       string // before every id and group
 	Loopback     bool   // the issuer is on this machine and may be http://
 
+	// SignIn has it sign humans in to the console, by the OAuth client that is
+	// called as Operators is; at most one source does. Secret is the client's, zero
+	// of a public client; Scopes are asked for beside openid.
+	SignIn bool
+	Secret mayfly.Secret
+	Scopes []string
+
 	// Match are claims every caller of this source must have, exactly or with
 	// one trailing "*". Of both kinds; a unix source has uid, gid, user and sub.
 	Match map[string]string
@@ -72,6 +79,8 @@ type Sources struct {
 	names   map[string]*Source
 	accepts map[accept]*source
 	unix    *Source
+	signIn  *Source // nil where humans sign in nowhere
+	fetcher *fetcher
 	clients map[string]*keys
 	keys    map[string]*keys // by what they are fetched from
 	seen    *seen
@@ -132,6 +141,7 @@ func New(list []Source, clients []Client, o Options) (*Sources, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	f := &fetcher{roots: o.RootCAs}
+	s.fetcher = f
 	for i := range list {
 		if err := s.add(f, o, list, i); err != nil {
 			stop()
@@ -176,6 +186,10 @@ func (s *Sources) add(f *fetcher, o Options, list []Source, i int) error {
 		return wrong("it needs an audience, or a token made for somebody else would be accepted")
 	case one.Operators != "" && one.Subject != mayfly.Human:
 		return wrong("operators are humans")
+	case one.SignIn && one.Operators == "":
+		return wrong("humans sign in as its operators; name that audience, which is the OAuth client of the console")
+	case one.SignIn && s.signIn != nil:
+		return wrong("humans sign in by source %q already", s.signIn.Name)
 	case one.Operators == one.Audience:
 		return wrong("agents are handed tokens for its audience; operators need another")
 	}
@@ -195,6 +209,9 @@ func (s *Sources) add(f *fetcher, o Options, list []Source, i int) error {
 	from, err := parseIssuer(one.Issuer, one.Loopback)
 	if err != nil {
 		return wrong("%v", err)
+	}
+	if one.SignIn {
+		s.signIn = &one
 	}
 	use.keys = s.keysOf(o, one.Issuer, func(ctx context.Context) (jose.KeySet, error) { return f.discover(ctx, from, one.Issuer) })
 	if err := s.accept(accept{one.Issuer, one.Audience}, use); err != nil || one.Operators == "" {

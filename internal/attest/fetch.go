@@ -184,19 +184,7 @@ func (f *fetcher) get(ctx context.Context, from place) ([]byte, error) {
 	}
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "mayfly")
-	client := &http.Client{
-		// The transport is this fetch's own: a connection that was right for one
-		// place must never serve another.
-		Transport: &http.Transport{
-			DialContext:            f.dialer(from.zone),
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: f.roots},
-			DisableKeepAlives:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: 16 << 10,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	response, err := client.Do(request)
+	response, err := f.client(from.zone).Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w (%w)", from.url, errFetch, err)
 	}
@@ -212,6 +200,22 @@ func (f *fetcher) get(ctx context.Context, from place) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w (longer than %d bytes)", from.url, errFetch, fetchBytes)
 	}
 	return data, nil
+}
+
+// client makes one fetch from an address of a zone.
+func (f *fetcher) client(z zone) *http.Client {
+	return &http.Client{
+		// The transport is this fetch's own: a connection that was right for one
+		// place must never serve another.
+		Transport: &http.Transport{
+			DialContext:            f.dialer(z),
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: f.roots},
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: 16 << 10,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // errAddress refuses to connect.

@@ -477,19 +477,30 @@ func (a *Authority) WatchApprovals(ctx context.Context, p Presented) (func(conte
 		return nil, err
 	}
 	return func(ctx context.Context) ([]ApprovalView, error) {
-		if err := a.mayAct(); err != nil {
+		if err := a.still(ctx, w, &p); err != nil {
 			return nil, err
-		}
-		if now := a.clock.now(); w.caller != nil && !now.Before(w.caller.ExpiresAt()) {
-			return nil, mayfly.Coded(mayfly.Unauthenticated, "invalid_token", "the token expired while the stream was open")
-		} else if w.session != nil {
-			if err := a.stillLive(ctx, w.session, now); err != nil {
-				return nil, err
-			}
 		}
 		page, err := a.approvals(ctx, w, true, "", 500)
 		return page.Approvals, err
 	}, nil
+}
+
+// still asks again, while a stream is open, whether w is who it was.
+func (a *Authority) still(ctx context.Context, w who, p *Presented) error {
+	if err := a.mayAct(); err != nil {
+		return err
+	}
+	now := a.clock.now()
+	switch {
+	case w.signIn != nil:
+		_, err := a.identifySignIn(ctx, p)
+		return err
+	case w.caller != nil && !now.Before(w.caller.ExpiresAt()):
+		return mayfly.Coded(mayfly.Unauthenticated, "invalid_token", "the token expired while the stream was open")
+	case w.session != nil:
+		return a.stillLive(ctx, w.session, now)
+	}
+	return nil
 }
 
 func (a *Authority) approvals(ctx context.Context, w who, waiting bool, cursor string, limit int) (ApprovalPage, error) {
@@ -580,6 +591,9 @@ func (a *Authority) Approve(ctx context.Context, p Presented, id, note string) (
 			"an approval is one human's yes: use a token made for the operators' audience of your identity provider"), w.burn(a))
 	case len(note) > maxNote:
 		return ApprovalView{}, a.refuse(ctx, w.refused("approve"), mayfly.Errorf(mayfly.Invalid, "a note has at most %d bytes", maxNote), nil)
+	}
+	if err := w.fresh(a.clock.now()); err != nil {
+		return ApprovalView{}, a.refuse(ctx, w.refused("approve"), err, nil)
 	}
 	t, err := a.taskOf(ctx, ap)
 	if err != nil {

@@ -22,10 +22,12 @@ type Bundle struct {
 	Lenders     map[string]broker.Target // those of Targets that lend
 	Sources     *attest.Sources
 	Policies    *policy.Set
-	PolicyFiles map[string][]byte     // the text of Policies, by file name
-	Schema      policy.Schema         // what Policies were checked against
-	Clients     map[string]ClientInfo // OAuth clients by id
-	Webhooks    []Webhook
+	PolicyFiles map[string][]byte // the text of Policies, by file name
+	// ProfileFiles are the texts of Profiles, by the name of the profile.
+	ProfileFiles map[string][]byte
+	Schema       policy.Schema         // what Policies were checked against
+	Clients      map[string]ClientInfo // OAuth clients by id
+	Webhooks     []Webhook
 
 	hasLabels bool // what a tree has seen matters; ready works it out
 }

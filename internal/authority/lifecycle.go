@@ -132,6 +132,12 @@ func (a *Authority) Revoke(ctx context.Context, p Presented, id string) (TaskVie
 	if err != nil {
 		return TaskView{}, err
 	}
+	if t.Depth == 0 {
+		// All that hangs below ends with it.
+		if err := w.fresh(a.clock.now()); err != nil {
+			return TaskView{}, a.refuse(ctx, w.refused("revoke"), err, nil)
+		}
+	}
 	return a.end(ctx, w, t, mayfly.Revoked)
 }
 
@@ -292,6 +298,9 @@ func (a *Authority) RevokeAll(ctx context.Context, p Presented, kind, value stri
 			"only the operator may revoke others; use the admin socket"), w.burn(a))
 	}
 	now := a.clock.now()
+	if err := w.fresh(now); err != nil {
+		return mayfly.Revocation{}, a.refuse(ctx, w.refused("revocation"), err, nil)
+	}
 	r := mayfly.Revocation{ID: mayfly.NewID("rev", now), Kind: kind, Value: value, By: w.name(), At: now}
 	err = a.record(ctx, mayfly.RevocationMade{Revocation: r}, func(tx *store.Tx) {
 		tx.Revoke(r)

@@ -19,8 +19,10 @@ type Presented struct {
 	Method        string
 	URL           string       // the configured public origin and the path: never from Host
 	Peer          *attest.Peer // who is at the other end of the admin socket; nil elsewhere
-	Source        string       // network address, for records
-	Trace         mayfly.Trace // zero if none was sent
+	// SignIn is what the browser of a human at the console holds; zero elsewhere.
+	SignIn mayfly.Secret
+	Source string       // network address, for records
+	Trace  mayfly.Trace // zero if none was sent
 }
 
 // DPoP nonce audiences.
@@ -116,7 +118,8 @@ func (a *Authority) verifyAccess(p *Presented, audience string) (*token.Verified
 type who struct {
 	operator bool
 	session  *Session       // a task's own token
-	caller   *attest.Caller // a source's token
+	caller   *attest.Caller // a source's token, or a sign-in
+	signIn   *mayfly.SignIn // of a human at the console
 
 	// With caller, what policies are asked about it with: the rules it came
 	// under, when and from where it came, and how a task's chain is read.
@@ -148,6 +151,9 @@ func (a *Authority) identify(ctx context.Context, p *Presented) (who, error) {
 	if p.Peer != nil && len(p.Authorization) == 0 {
 		return who{operator: true}, nil
 	}
+	if !p.SignIn.IsZero() && len(p.Authorization) == 0 {
+		return a.identifySignIn(ctx, p)
+	}
 	scheme, text, err := p.credential()
 	if err != nil {
 		return who{}, a.unauthenticated("api", p, err)
@@ -167,6 +173,11 @@ func (a *Authority) identify(ctx context.Context, p *Presented) (who, error) {
 		return who{}, a.unauthenticated("api", p, mayfly.Coded(mayfly.Unauthenticated, "invalid_token",
 			"a workload's token opens no door here; use the token of a task"))
 	}
+	return a.asCaller(ctx, p, c)
+}
+
+// asCaller is a subject whom a source knows.
+func (a *Authority) asCaller(ctx context.Context, p *Presented, c attest.Caller) (who, error) {
 	if err := a.refuseRevoked(ctx, c.Subject()); err != nil {
 		r := mayfly.RequestRefused{What: "api", Root: c.Subject(), Source: p.Source}
 		return who{}, a.refuse(ctx, r, err, nil)

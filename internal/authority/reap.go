@@ -181,7 +181,7 @@ func (a *Authority) recoverCalls(ctx context.Context) {
 func (a *Authority) tidy(ctx context.Context) {
 	now := a.clock.now()
 	a.live.dropExpired(now)
-	if err := a.db.Keep(ctx, func(b *store.Books) { b.PurgeOnce(now); b.DropRequests(now) }); err != nil && ctx.Err() == nil {
-		a.logger.Warn("expired single-use marks could not be dropped", "error", err)
+	if err := a.db.Keep(ctx, func(b *store.Books) { b.PurgeOnce(now); b.DropRequests(now); b.PurgeSignIns(now) }); err != nil && ctx.Err() == nil {
+		a.logger.Warn("what has expired could not be dropped", "error", err)
 	}
 }

@@ -198,6 +198,8 @@ type TaskFilter struct {
 type TaskPage struct {
 	Tasks []TaskView `json:"tasks"`
 	Next  string     `json:"next,omitempty"`
+
+	rows []*mayfly.Task // of Tasks, in their order
 }
 
 // Tasks lists tasks, newest first: all for the operator, their own for a
@@ -208,6 +210,10 @@ func (a *Authority) Tasks(ctx context.Context, p Presented, f TaskFilter) (TaskP
 	if err != nil {
 		return TaskPage{}, err
 	}
+	return a.tasks(ctx, w, f)
+}
+
+func (a *Authority) tasks(ctx context.Context, w who, f TaskFilter) (TaskPage, error) {
 	switch f.State {
 	case "", string(mayfly.Live), string(mayfly.Retiring), string(mayfly.Retired):
 	default:
@@ -251,7 +257,7 @@ func (a *Authority) Tasks(ctx context.Context, p Presented, f TaskFilter) (TaskP
 				page.Next = string(page.Tasks[f.Limit-1].ID)
 				return page, nil
 			}
-			page.Tasks = append(page.Tasks, a.view(ctx, r))
+			page.Tasks, page.rows = append(page.Tasks, a.view(ctx, r)), append(page.rows, &r.Task)
 		}
 		if len(rows) < sf.Limit {
 			return page, nil

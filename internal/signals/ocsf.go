@@ -135,6 +135,10 @@ func (b *ocsfBuilder) fill() error {
 		return mapped(b, func(e mayfly.RevocationLifted) { b.revocation(12, e.Revocation) })
 	case mayfly.PersonErased{}.Kind():
 		return mapped(b, b.personErased)
+	case mayfly.PersonSignedIn{}.Kind():
+		return mapped(b, b.signedIn)
+	case mayfly.PersonSignedOut{}.Kind():
+		return mapped(b, b.signedOut)
 	case mayfly.ApprovalRequested{}.Kind():
 		return mapped(b, b.approvalRequested)
 	case mayfly.ApprovalVoted{}.Kind():
@@ -430,6 +434,24 @@ func (b *ocsfBuilder) personErased(e mayfly.PersonErased) {
 	b.User = &ocsfUser{UID: e.Person, Name: or(e.Person, "unknown"), TypeID: 1, Type: "User"}
 	b.by(e.By)
 	b.Message = "a person was erased"
+}
+
+func (b *ocsfBuilder) signedIn(e mayfly.PersonSignedIn) {
+	b.is(logon, 1)
+	b.User = b.subject(e.Human)
+	b.Service = b.mayfly()
+	b.Session = &ocsfSession{UID: e.SignIn, Issuer: b.o.issuer}
+	b.source(e.Source)
+	b.Unmapped.Until = e.EndsAt
+	b.Message = "a human signed in to the console"
+}
+
+func (b *ocsfBuilder) signedOut(e mayfly.PersonSignedOut) {
+	b.is(logon, 2)
+	b.User = b.subject(e.Human)
+	b.Service = b.mayfly()
+	b.Session = &ocsfSession{UID: e.SignIn, Issuer: b.o.issuer}
+	b.Message = "a human signed out of the console"
 }
 
 func (b *ocsfBuilder) approvalRequested(e mayfly.ApprovalRequested) {

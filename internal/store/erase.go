@@ -12,7 +12,8 @@ import (
 // pseudonym in the place of human in every row about them. It guards, as "erased",
 // that they were not erased before, and as "live", that no task of theirs is live
 // or still to be retired. Their tickets are void, and what waits for approval is
-// denied. A revocation of them that stands goes on standing, by name.
+// denied, and they are signed out. A revocation of them that stands goes on
+// standing, by name.
 func (tx *Tx) Erase(pseudonym, human string, now time.Time) {
 	root := tx.json(mayfly.Subject{Kind: mayfly.Human, ID: pseudonym})
 	tx.add(noLiveTask, "live", pseudonym)
@@ -22,6 +23,7 @@ func (tx *Tx) Erase(pseudonym, human string, now time.Time) {
 	tx.add(eraseDelegations, "", pseudonym, root, micros(now), human)
 	tx.add(eraseApprovals, "", pseudonym, root, micros(now), human)
 	tx.add(eraseLifted, "", pseudonym, human)
+	tx.add(eraseSignIns, "", human)
 }
 
 // Forget drops what this process remembers of an erased person.

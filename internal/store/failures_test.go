@@ -160,7 +160,7 @@ func TestAnOlderStoreIsBroughtUp(t *testing.T) {
 		for _, statement := range []string{
 			`ALTER TABLE task DROP COLUMN named`, `DROP TABLE rate_call`, `DROP TABLE seen`, `DROP TABLE approval`,
 			`DROP TABLE approval_vote`, `DROP TABLE pin`, `DROP TABLE bundle`, `DROP TABLE sink`, `DROP TABLE log_anchor`,
-			`DROP TABLE lease`, `DROP TABLE mention`, `DROP INDEX task_person`, `DROP INDEX delegation_root`, `DROP INDEX epoch_change_subject`, `ALTER TABLE process DROP COLUMN epoch`, `ALTER TABLE process DROP COLUMN epoch_at`,
+			`DROP TABLE lease`, `DROP TABLE sign_in`, `DROP TABLE mention`, `DROP INDEX task_person`, `DROP INDEX delegation_root`, `DROP INDEX epoch_change_subject`, `ALTER TABLE process DROP COLUMN epoch`, `ALTER TABLE process DROP COLUMN epoch_at`,
 			`DELETE FROM goose_db_version WHERE version_id >= 2`,
 		} {
 			tamper(t, db, statement)

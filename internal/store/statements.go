@@ -74,6 +74,11 @@ const (
 	eraseDelegations
 	eraseApprovals
 	eraseLifted
+	eraseSignIns
+	insertSignIn
+	deleteSignIn
+	seeSignIn
+	purgeSignIns
 	revokeToken
 	insertKey
 	compromiseKey
@@ -133,6 +138,7 @@ const (
 	readBundle
 	readSink
 	readSinks
+	readSignIn
 	readStanding
 	mentionFloor
 	readMentions1
@@ -336,6 +342,12 @@ var texts = [statements]string{
 		WHERE root_kind = 'human' AND root_sub = $4`,
 	eraseLifted: `UPDATE revocation SET value = $1, matches = '' WHERE kind = 'human' AND value = $2 AND lifted_at IS NOT NULL`,
 
+	eraseSignIns: `DELETE FROM sign_in WHERE human = $1`,
+	insertSignIn: `INSERT INTO sign_in (id, secret, human, subject, at, opened_at, seen_at, ends_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+	deleteSignIn: `DELETE FROM sign_in WHERE id = $1`,
+	seeSignIn:    `UPDATE sign_in SET seen_at = $1 WHERE id = $2 AND seen_at < $1`,
+	purgeSignIns: `DELETE FROM sign_in WHERE ends_at <= $1 OR seen_at <= $2`,
+
 	insertMentions: insertMentionRows() + ` ON CONFLICT DO NOTHING`,
 
 	closeTask: `UPDATE task SET closed_at = $1, reason = $2, closed_by = $3 WHERE id = $4 AND closed_at IS NULL`,
@@ -451,6 +463,7 @@ var texts = [statements]string{
 	readPins:   `SELECT ` + pinColumns + ` FROM pin ORDER BY target, tool`,
 	readPin:    `SELECT ` + pinColumns + ` FROM pin WHERE target = $1 AND tool = $2`,
 	readBundle: `SELECT text FROM bundle WHERE hash = $1`,
+	readSignIn: `SELECT id, subject, at, opened_at, seen_at, ends_at FROM sign_in WHERE secret = $1`,
 	readSinks:  `SELECT name, position FROM sink ORDER BY name`,
 	readStanding: `SELECT (SELECT COUNT(*) FROM task t WHERE t.closed_at IS NULL),
 		(SELECT COUNT(*) FROM task t WHERE t.closed_at IS NOT NULL AND t.retired_at IS NULL),
