@@ -36,6 +36,8 @@ var mayImport = map[string][]string{
 	"internal/authority":  {"", "internal/attest", "internal/policy", "internal/token", "internal/broker", "internal/store", "internal/eventlog", "internal/search"},
 	"internal/gateway":    {"", "internal/authority"},
 	"internal/graph":      {},
+	"internal/reach":      {"", "internal/graph"},
+	"internal/console":    {"", "internal/authority", "internal/graph", "internal/reach", "internal/search"},
 	"internal/follow":     {"", "internal/store"},
 	"internal/search":     {"", "internal/store", "internal/follow"},
 	"internal/signals":    {"", "internal/store", "internal/eventlog", "internal/follow"},
@@ -44,7 +46,7 @@ var mayImport = map[string][]string{
 	"internal/server":     {"", "internal/authority", "internal/eventlog", "internal/attest", "internal/search"},
 	"internal/sandbox":    {"", "client"},
 	"cmd/mayfly": {"", "client", "internal/attest", "internal/policy", "internal/token", "internal/broker", "internal/store", "internal/eventlog",
-		"internal/authority", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "internal/witness", "internal/graph", "internal/metrics"},
+		"internal/authority", "internal/gateway", "internal/server", "internal/signals", "internal/sandbox", "internal/witness", "internal/graph", "internal/reach", "internal/console", "internal/metrics"},
 }
 
 // mayNotImport are outside packages that only the named packages of ours may
@@ -58,10 +60,11 @@ var mayNotImport = map[string][]string{
 	"math/rand":                           {},
 	"github.com/modelcontextprotocol":     {"internal/gateway", "internal/sandbox", "internal/bench"},
 	"github.com/prometheus":               {"internal/metrics"},
-	"net/http":                            {"client", "internal/attest", "internal/gateway", "internal/server", "internal/signals", "internal/metrics", "internal/witness", "internal/sandbox", "cmd/mayfly", "internal/bench", ""},
+	"net/http":                            {"client", "internal/console", "internal/attest", "internal/gateway", "internal/server", "internal/signals", "internal/metrics", "internal/witness", "internal/sandbox", "cmd/mayfly", "internal/bench", ""},
+	"golang.org/x/oauth2":                 {"internal/attest"},
 	"encoding/json":                       {"client", "internal/sandbox", "internal/bench", "cmd/mayfly", "internal/mayflytest"},
 	"github.com/go-jose/go-jose/v4":       {"internal/jose", "internal/sandbox", "client"},
-	"github.com/go-json-experiment/json":  {"", "internal/strictjson", "internal/jose", "internal/attest", "internal/authority", "internal/token", "internal/policy", "internal/store", "internal/eventlog", "internal/gateway", "internal/server", "internal/search", "internal/signals", "internal/sandbox", "client", "cmd/mayfly", "internal/bench"},
+	"github.com/go-json-experiment/json":  {"", "internal/strictjson", "internal/jose", "internal/attest", "internal/authority", "internal/token", "internal/policy", "internal/store", "internal/eventlog", "internal/gateway", "internal/server", "internal/search", "internal/signals", "internal/console", "internal/sandbox", "client", "cmd/mayfly", "internal/bench"},
 	"github.com/golang-jwt":               {},
 	"go.uber.org/mock":                    {},
 	"github.com/stretchr/testify":         {},

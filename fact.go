@@ -3,6 +3,7 @@ package mayfly
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -237,6 +238,22 @@ func factTypeOf(v *value) FactType {
 		return "" // no fact is null
 	default:
 		return mixed
+	}
+}
+
+// Describe is v for a person.
+func (v FactValue) Describe() string {
+	switch v.Type {
+	case FactString:
+		return v.String
+	case FactDecimal:
+		return FormatDecimal(v.Decimal)
+	case FactLong:
+		return strconv.FormatInt(v.Long, 10)
+	case FactBool:
+		return strconv.FormatBool(v.Bool)
+	default:
+		return strings.Join(v.Strings, ", ")
 	}
 }
 

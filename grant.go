@@ -1,6 +1,7 @@
 package mayfly
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -399,4 +400,29 @@ func Narrow(have, to []Grant) ([]Grant, error) {
 		left = append(left, cut)
 	}
 	return left, nil
+}
+
+// Describe is g for a person: its short form, and its limits.
+func (g Grant) Describe() string {
+	text := g.String()
+	if arguments := g.Where.Arguments(); len(arguments) > 0 {
+		text += " within limits on " + strings.Join(arguments, ", ")
+	}
+	if g.Budget.Calls > 0 {
+		text += ", " + calls(g.Budget.Calls) + " at most"
+	}
+	for _, sum := range g.Budget.Sum {
+		text += ", " + sum.Argument + " at most " + FormatDecimal(sum.Max) + " in sum"
+	}
+	if r := g.Budget.Rate; r.Calls > 0 {
+		text += fmt.Sprintf(", at most %s in %s", calls(r.Calls), r.Per)
+	}
+	return text
+}
+
+func calls(n int64) string {
+	if n == 1 {
+		return "1 call"
+	}
+	return fmt.Sprintf("%d calls", n)
 }

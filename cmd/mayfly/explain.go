@@ -135,7 +135,7 @@ func showSnapshot(out io.Writer, text json.RawMessage) {
 func factText(text json.RawMessage) string {
 	var v mayfly.FactValue
 	if err := json.Unmarshal(text, &v); err == nil && v.Type == mayfly.FactDecimal {
-		return mayfly.FormatDecimal(v.Decimal)
+		return v.Describe()
 	}
 	return string(text)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -17,26 +16,17 @@ import (
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/client"
 	"github.com/mayfly-id/mayfly/internal/graph"
+	"github.com/mayfly-id/mayfly/internal/reach"
 )
 
-// reach is everything that was touched on somebody's authority.
-type reach struct {
-	Of      string         `json:"of"`
-	Tasks   []client.Task  `json:"tasks"`   // oldest first
-	Touched []touched      `json:"touched"` // by target and action
-	Leases  []client.Lease `json:"leases"`
-}
+// reachView is everything that was touched on somebody's authority.
+type reachView struct {
+	Of      string          `json:"of"`
+	Tasks   []client.Task   `json:"tasks"`   // oldest first
+	Touched []reach.Touched `json:"touched"` // by target and action
+	Leases  []client.Lease  `json:"leases"`
 
-// touched is one action of one target, and what became of asking for it.
-type touched struct {
-	Target  string              `json:"target"`
-	Action  string              `json:"action"`
-	Allowed int                 `json:"allowed"`
-	Refused map[mayfly.Term]int `json:"refused,omitempty"` // by the term that refused; "" waited for an approval
-	Labels  []string            `json:"labels,omitempty"`
-	Tasks   []mayfly.TaskID     `json:"tasks"`
-	First   time.Time           `json:"first"`
-	Last    time.Time           `json:"last"`
+	whole reach.Reach
 }
 
 // forward finds what was touched.
@@ -60,9 +50,8 @@ func (c traceCmd) forward(ctx context.Context, t *terminal, api *client.Client) 
 }
 
 // reachOf reads every decision that q finds.
-func reachOf(ctx context.Context, api *client.Client, q client.Query, progress func(int)) (reach, error) {
-	r := reach{Tasks: []client.Task{}, Touched: []touched{}, Leases: []client.Lease{}}
-	all := map[[2]string]*touched{}
+func reachOf(ctx context.Context, api *client.Client, q client.Query, progress func(int)) (reachView, error) {
+	r := reachView{Tasks: []client.Task{}, Leases: []client.Lease{}}
 	lent := map[mayfly.TaskID]bool{}
 	known := map[mayfly.TaskID]bool{"": true}
 	n := 0
@@ -81,27 +70,10 @@ func reachOf(ctx context.Context, api *client.Client, q client.Query, progress f
 			return nil
 		}
 		a := accessIn(e)
-		key := [2]string{or(a.Target, "erased"), a.Action}
-		u := all[key]
-		if u == nil {
-			u = &touched{Target: key[0], Action: key[1], Refused: map[mayfly.Term]int{}, Last: e.Time}
-			all[key] = u
-		}
-		u.First = e.Time // the newest come first
-		if a.Decision.Verdict == mayfly.Allow {
-			u.Allowed++
-			lent[e.Task] = lent[e.Task] || a.Lease != ""
-		} else {
-			u.Refused[a.Decision.Term]++
-		}
-		for _, l := range a.Snapshot.Labels {
-			if !slices.Contains(u.Labels, l) {
-				u.Labels = append(u.Labels, l)
-			}
-		}
-		if !slices.Contains(u.Tasks, e.Task) {
-			u.Tasks = append(u.Tasks, e.Task)
-		}
+		r.whole.Note(reach.Call{
+			At: e.Time, Task: e.Task, Target: a.Target, Action: a.Action, Verdict: a.Decision.Verdict, Term: a.Decision.Term, Labels: a.Snapshot.Labels,
+		})
+		lent[e.Task] = lent[e.Task] || a.Decision.Verdict == mayfly.Allow && a.Lease != ""
 		return nil
 	}
 	// Tasks that touched nothing are part of the answer.
@@ -112,20 +84,17 @@ func reachOf(ctx context.Context, api *client.Client, q client.Query, progress f
 		}
 	}
 	progress(0)
-	for task := range lent {
+	for task, any := range lent {
+		if !any {
+			continue
+		}
 		leases, err := api.Leases(ctx, task)
 		if err != nil {
 			return r, err
 		}
 		r.Leases = append(r.Leases, leases...)
 	}
-	for _, u := range all {
-		slices.Sort(u.Labels)
-		r.Touched = append(r.Touched, *u)
-	}
-	slices.SortFunc(r.Touched, func(a, b touched) int {
-		return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(a.Action, b.Action))
-	})
+	r.Touched = r.whole.Touched()
 	slices.SortFunc(r.Tasks, func(a, b client.Task) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(r.Leases, func(a, b client.Lease) int { return cmp.Compare(a.Lease, b.Lease) })
 	return r, nil
@@ -148,38 +117,11 @@ func progressOn(w io.Writer) func(int) {
 	}
 }
 
-// refused is how often something was refused and by which terms.
-func (u touched) refused() string {
-	total := 0
-	var terms []string
-	for _, term := range slices.Sorted(maps.Keys(u.Refused)) {
-		total += u.Refused[term]
-		terms = append(terms, fmt.Sprintf("%s %d", or(string(term), "approval"), u.Refused[term]))
-	}
-	if total == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d refused (%s)", total, strings.Join(terms, ", "))
-}
-
-func (u touched) allowed() string {
-	if u.Allowed == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d allowed", u.Allowed)
-}
-
-func (r reach) show(out io.Writer) error {
-	targets := map[string]bool{}
-	for _, u := range r.Touched {
-		if u.Allowed > 0 {
-			targets[u.Target] = true
-		}
-	}
-	fmt.Fprintf(out, "%s touched %s in %s\n", clean(r.Of), count(len(targets), "target"), count(len(r.Tasks), "task"))
+func (r reachView) show(out io.Writer) error {
+	fmt.Fprintf(out, "%s touched %s in %s\n", clean(r.Of), count(r.whole.Targets(), "target"), count(len(r.Tasks), "task"))
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	for _, u := range r.Touched {
-		what := strings.Join(slices.DeleteFunc([]string{u.allowed(), u.refused()}, func(s string) bool { return s == "" }), ", ")
+		what := strings.Join(slices.DeleteFunc([]string{u.AllowedText(), u.RefusedText()}, func(s string) bool { return s == "" }), ", ")
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", clean(u.Target), clean(u.Action), what, clean(strings.Join(u.Labels, " ")))
 	}
 	for _, l := range r.Leases {
@@ -195,47 +137,16 @@ func (r reach) show(out io.Writer) error {
 }
 
 // graph draws r: whoever is at the roots, the tasks, what they touched.
-func (r reach) graph() *graph.Graph {
-	g := &graph.Graph{Title: "What " + r.Of + " touched"}
-	shown := r.Tasks[:min(len(r.Tasks), drawnMost)]
-	deepest := 0
-	there := map[mayfly.TaskID]bool{}
-	roots := map[string]bool{}
-	for _, task := range shown {
-		there[task.ID] = true
-		deepest = max(deepest, task.Depth)
-		if root := task.Root.Subject; !roots[root] {
-			roots[root] = true
-			g.Boxes = append(g.Boxes, graph.Box{ID: "root " + root, Kind: graph.Delegator, Title: root, Text: []string{string(task.Root.Kind)}})
-		}
+func (r reachView) graph() *graph.Graph {
+	whole := r.whole
+	whole.Of = r.Of
+	for _, task := range r.Tasks {
+		whole.Tasks = append(whole.Tasks, reach.Task{
+			ID: task.ID, Parent: task.Parent, Depth: task.Depth, Root: task.Root.Subject, RootKind: task.Root.Kind, Profile: task.Profile, Text: taskText(task),
+		})
 	}
-	for _, task := range shown {
-		g.Boxes = append(g.Boxes, taskBox(task, task.Depth+1))
-		from := "root " + task.Root.Subject
-		if there[task.Parent] {
-			from = string(task.Parent)
-		}
-		g.Lines = append(g.Lines, graph.Line{From: from, To: string(task.ID)})
+	for _, l := range r.Leases {
+		whole.Leases = append(whole.Leases, reach.Lease{ID: l.Lease, Task: l.Task, Grant: l.Grant, Principal: l.Principal, State: l.State})
 	}
-	for i, u := range r.Touched[:min(len(r.Touched), drawnMost)] {
-		kind := graph.Touched
-		if u.Allowed == 0 {
-			kind = graph.Refused
-		}
-		id := fmt.Sprint("touched ", i)
-		lines := slices.DeleteFunc([]string{u.allowed(), u.refused(), strings.Join(u.Labels, " ")}, func(s string) bool { return s == "" })
-		g.Boxes = append(g.Boxes, graph.Box{ID: id, Column: deepest + 2, Kind: kind, Title: u.Target + " " + u.Action, Text: lines})
-		for _, task := range u.Tasks {
-			g.Lines = append(g.Lines, graph.Line{From: string(task), To: id})
-		}
-	}
-	for _, l := range r.Leases[:min(len(r.Leases), drawnMost)] {
-		kind := graph.Lent
-		if !l.ReturnedAt.IsZero() {
-			kind = graph.Returned
-		}
-		g.Boxes = append(g.Boxes, graph.Box{ID: string(l.Lease), Column: deepest + 2, Kind: kind, Title: l.Grant, Text: []string{l.Principal, string(l.State)}})
-		g.Lines = append(g.Lines, graph.Line{From: string(l.Task), To: string(l.Lease)})
-	}
-	return g
+	return whole.Graph()
 }

@@ -84,7 +84,7 @@ func (c sandboxCmd) Run(ctx context.Context, t *terminal) (err error) {
 	}
 
 	fmt.Fprintf(t.Stdout, "Mayfly sandbox: everything here is on this machine and gone when it ends.\n")
-	fmt.Fprintf(t.Stdout, "   server     %s\n   provider   %s\n   settings   %s\n", world.Public, world.IDP, world.Config)
+	fmt.Fprintf(t.Stdout, "   console    %[1]s/console/sign-in?hint=bob\n   server     %[1]s\n   provider   %[2]s\n   settings   %[3]s\n", world.Public, world.IDP, world.Config)
 	story := &sandbox.Story{World: world, Out: t.Stdout, VerifyLog: func(ctx context.Context, flip bool) (string, bool, error) {
 		return verifyCopy(ctx, n.db, config, flip)
 	}, Certificate: func(ctx context.Context, as string, task mayfly.TaskID) (string, bool, error) {

@@ -25,6 +25,7 @@ import (
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/attest"
 	"github.com/mayfly-id/mayfly/internal/authority"
+	"github.com/mayfly-id/mayfly/internal/console"
 	"github.com/mayfly-id/mayfly/internal/eventlog"
 	"github.com/mayfly-id/mayfly/internal/gateway"
 	"github.com/mayfly-id/mayfly/internal/metrics"
@@ -100,6 +101,7 @@ type instance struct {
 	sources   *attest.Sources // of the configuration in force
 	authority *authority.Authority
 	gateway   *gateway.Gateway
+	console   *console.Console
 	webhooks  *signals.Webhooks
 	exports   *signals.Exports
 	metrics   *metrics.Metrics                 // nil without
@@ -143,6 +145,9 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		return n, err
 	}
 	n.gateway = gateway.New(n.authority, gateway.Options{Logger: logger, SessionKey: n.db.Key("mcp session")})
+	if n.console, err = console.New(n.authority, console.Options{Logger: logger}); err != nil {
+		return n, err
+	}
 	n.witnesses.Store(&c.Witnesses)
 	n.anchoring = witness.New(witness.Options{
 		DB: n.db, Log: n.log, Policy: func() witness.Policy { return *n.witnesses.Load() }, Logger: logger,
@@ -160,7 +165,7 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		}
 	}
 	options := server.Options{
-		Logger: logger, Gateway: n.gateway, TrustedProxies: c.TrustedProxies, Limits: server.Limits(c.Limits),
+		Logger: logger, Gateway: n.gateway, Console: n.console, TrustedProxies: c.TrustedProxies, Limits: server.Limits(c.Limits),
 	}
 	if n.metrics != nil {
 		options.Observe = n.metrics.Request
@@ -274,6 +279,7 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	defer stopWork()
 	var loops errgroup.Group
 	loops.Go(func() error { return n.authority.Run(work) })
+	loops.Go(func() error { return n.console.Run(work) })
 	loops.Go(func() error { return n.webhooks.Run(work) })
 	loops.Go(func() error { return n.exports.Run(work) })
 	loops.Go(func() error { return n.anchoring.Run(work) })
@@ -303,6 +309,7 @@ func (n *instance) serve(ctx context.Context, ready func()) error {
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	n.gateway.Close()
+	n.console.Close()
 	for _, api := range n.apis {
 		api.Close()
 	}

@@ -46,7 +46,7 @@ func showTask(out io.Writer, t client.Task) error {
 	row("purpose", "%s (%s)", t.Purpose.Text, vouched(t.Purpose))
 	row("chain", "%s", strings.Join(t.Chain, " > "))
 	for _, g := range t.Grants {
-		row("may", "%s", describeGrant(g))
+		row("may", "%s", g.Describe())
 	}
 	for _, b := range t.Budget {
 		for _, line := range budgetLines(b) {
@@ -90,24 +90,6 @@ func budgetLines(b client.Budget) []string {
 		lines = append(lines, fmt.Sprintf("%s: %d of %s used in the last %s", what, r.Used, count(int(r.Calls), "call"), r.Per))
 	}
 	return lines
-}
-
-// describeGrant is a grant for a person: its short form, and its limits.
-func describeGrant(g mayfly.Grant) string {
-	text := g.String()
-	if arguments := g.Where.Arguments(); len(arguments) > 0 {
-		text += " within limits on " + strings.Join(arguments, ", ")
-	}
-	if g.Budget.Calls > 0 {
-		text += ", " + count(int(g.Budget.Calls), "call") + " at most"
-	}
-	for _, sum := range g.Budget.Sum {
-		text += ", " + sum.Argument + " at most " + mayfly.FormatDecimal(sum.Max) + " in sum"
-	}
-	if r := g.Budget.Rate; r.Calls > 0 {
-		text += fmt.Sprintf(", at most %s in %s", count(int(r.Calls), "call"), r.Per)
-	}
-	return text
 }
 
 // vouched says by whose word a purpose is one.

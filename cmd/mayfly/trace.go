@@ -90,7 +90,7 @@ func showTrace(t *terminal, tr client.Trace) {
 		fmt.Fprintf(t.Stdout, "%s└ %s  %s  %s\n", indent, task.Profile, task.ID, state(task))
 		fmt.Fprintf(t.Stdout, "%s  for: %s\n", indent, short(task.Purpose.Text, 100))
 		for _, g := range task.Grants {
-			fmt.Fprintf(t.Stdout, "%s  may: %s\n", indent, clean(describeGrant(g)))
+			fmt.Fprintf(t.Stdout, "%s  may: %s\n", indent, clean(g.Describe()))
 		}
 		fmt.Fprintf(t.Stdout, "%s  dlg: %s\n", indent, task.Dlg)
 	}
@@ -135,8 +135,12 @@ func traceGraph(id string, tr client.Trace) *graph.Graph {
 func taskBox(task client.Task, column int) graph.Box {
 	return graph.Box{
 		ID: string(task.ID), Column: column, Kind: graph.Task, Title: task.Profile,
-		Text: []string{task.Purpose.Text, state(task), string(task.ID)},
+		Text: taskText(task),
 	}
+}
+
+func taskText(task client.Task) []string {
+	return []string{task.Purpose.Text, state(task), string(task.ID)}
 }
 
 // eventLine is one record for a person.

@@ -41,17 +41,35 @@ func (w who) fresh(now time.Time) error {
 		"show your identity provider again who you are: for this it must be less than %d minutes ago", int(mayfly.SignInFresh.Minutes()))
 }
 
-// SignInWay is how long a human may take on their way to the identity provider and
-// back.
-const SignInWay = 10 * time.Minute
+// SignInWithin is how long a human may take on their way to the identity provider
+// and back.
+const SignInWithin = 10 * time.Minute
 
-// SignIn keeps a human signed in to the console, and gives what their browser is
-// to hold: known to nobody else, and of no other sign-in. Where p is signed in
-// already, that ends. The key is of this one way to the provider and back; it is
-// good once.
-func (a *Authority) SignIn(ctx context.Context, p Presented, in attest.SignedIn, key string) (mayfly.Secret, error) {
+// SignInWay is one human's way to their identity provider and back.
+type SignInWay = attest.SignIn
+
+// SignsIn reports whether humans sign in here at all.
+func (a *Authority) SignsIn() bool { return a.Bundle().Sources.SignsIn() }
+
+// SignInURL is where a browser goes to begin a sign-in.
+func (a *Authority) SignInURL(ctx context.Context, way SignInWay) (string, error) {
+	if err := a.mayAct(); err != nil {
+		return "", err
+	}
+	return a.Bundle().Sources.SignInURL(ctx, way)
+}
+
+// SignIn ends the way: it redeems what the identity provider sent the browser back
+// with, keeps the human signed in, and gives what their browser is to hold: known
+// to nobody else, and of no other sign-in. Where p is signed in already, that
+// ends. A way is good once.
+func (a *Authority) SignIn(ctx context.Context, p Presented, code, issuer string, way SignInWay) (mayfly.Secret, error) {
 	if err := a.mayIssue(); err != nil {
 		return mayfly.Secret{}, err
+	}
+	in, err := a.Bundle().Sources.SignedIn(ctx, code, issuer, way)
+	if err != nil {
+		return mayfly.Secret{}, a.unauthenticated("console", &p, err)
 	}
 	human := in.Caller.Subject()
 	now := a.clock.now()
@@ -73,7 +91,7 @@ func (a *Authority) SignIn(ctx context.Context, p Presented, in attest.SignedIn,
 		e.Replaces = old.ID
 	}
 	err = a.record(ctx, e, func(tx *store.Tx) {
-		tx.Once("sign-in", key, now.Add(SignInWay))
+		tx.Once("sign-in", way.State, now.Add(SignInWithin))
 		tx.NotRevoked([]store.RevocationKey{{Kind: string(human.Kind), Value: human.ID}, {Kind: "source", Value: human.Source}})
 		if e.Replaces != "" {
 			tx.SignOut(e.Replaces)

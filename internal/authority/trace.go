@@ -250,3 +250,9 @@ func (a *Authority) eventViews(ctx context.Context, rows []store.EventRow) ([]Ev
 	}
 	return views, nil
 }
+
+// LogSize is how many records the log has.
+func (a *Authority) LogSize(ctx context.Context) (int64, error) {
+	head, err := a.db.Head(ctx)
+	return head.Size, err
+}

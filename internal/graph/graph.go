@@ -1,6 +1,7 @@
-// Package graph draws who handed what to whom as SVG: boxes in columns, from whoever
-// stands at the root on the left to what was touched on the right. The drawing is
-// text, holds no script, and asks for nothing from elsewhere. Start at [Graph.SVG].
+// Package graph draws as SVG: who handed what to whom, as boxes in columns, from
+// whoever stands at the root on the left to what was touched on the right; and how
+// much of something there was over time. A drawing is text, holds no script, and
+// asks for nothing from elsewhere. Start at [Graph.SVG] and [Bars.Inline].
 package graph
 
 import (
@@ -25,6 +26,8 @@ type Box struct {
 	Kind   Kind
 	Title  string
 	Text   []string // lines below the title
+	Link   string   // where the box leads to, in a drawing that is part of a page
+	Here   bool     // the one that it is all about
 }
 
 // Kind is what a box is of; it is told by colour and by a word.
@@ -57,9 +60,9 @@ const (
 
 const style = `text{font:13px system-ui,sans-serif;fill:#1d2433}
 .t{font-weight:600}.k{font-size:11px;fill:#5b6478}.m{font:11.5px ui-monospace,monospace;fill:#3c4558}
-rect.b{fill:#fff;stroke:#c3cad6}.bg{fill:#f6f7f9}path{fill:none;stroke:#9aa4b5;stroke-width:1.5}
+rect.b{fill:#fff;stroke:#c3cad6}rect.here{stroke:#0b7285;stroke-width:2.5}.bg{fill:#f6f7f9}path{fill:none;stroke:#9aa4b5;stroke-width:1.5}
 .delegator{fill:#3b5bdb}.task{fill:#0b7285}.touched{fill:#2b8a3e}.refused{fill:#c92a2a}.returned{fill:#868e96}.lent{fill:#e67700}
-@media(prefers-color-scheme:dark){text{fill:#e6e9ef}.k{fill:#a3adbf}.m{fill:#c3cad6}rect.b{fill:#1c2230;stroke:#3c4558}.bg{fill:#12161f}
+@media(prefers-color-scheme:dark){text{fill:#e6e9ef}.k{fill:#a3adbf}.m{fill:#c3cad6}rect.b{fill:#1c2230;stroke:#3c4558}rect.here{stroke:#3bc9db}.bg{fill:#12161f}
 path{stroke:#5b6478}.delegator{fill:#748ffc}.task{fill:#3bc9db}.touched{fill:#69db7c}.refused{fill:#ff8787}.returned{fill:#adb5bd}.lent{fill:#ffc078}}`
 
 // placed is a box and where it stands.
@@ -68,16 +71,27 @@ type placed struct {
 	x, y, height int
 }
 
-// SVG is the drawing.
+// Style is how drawings that are part of a page look, for its style sheet.
+func Style() string { return ".drawing{" + style + chartStyle + "}\n" }
+
+// SVG is the drawing as a file of its own.
 func (g *Graph) SVG() []byte {
+	return g.draw("title", fmt.Sprintf(" xmlns=%q", "http://www.w3.org/2000/svg"), "<style>"+style+"</style>\n")
+}
+
+// Inline is the drawing as a part of a page whose style sheet has [Style]. The id
+// is of no other drawing of the page.
+func (g *Graph) Inline(id string) []byte { return g.draw(id, ` class="drawing"`, "") }
+
+func (g *Graph) draw(id, attributes, style string) []byte {
 	boxes, width, height := g.place()
 	at := map[string]placed{}
 	for _, b := range boxes {
 		at[b.ID] = b
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-labelledby="title">`, width, height, width, height)
-	fmt.Fprintf(&out, "\n<title id=\"title\">%s</title>\n<style>%s</style>\n<rect class=\"bg\" width=\"%d\" height=\"%d\"/>\n", text(g.Title), style, width, height)
+	fmt.Fprintf(&out, `<svg%s viewBox="0 0 %d %d" width="%d" height="%d" role="group" aria-labelledby="%s">`, attributes, width, height, width, height, id)
+	fmt.Fprintf(&out, "\n<title id=\"%s\">%s</title>\n%s<rect class=\"bg\" width=\"%d\" height=\"%d\"/>\n", id, text(g.Title), style, width, height)
 	for _, l := range g.Lines {
 		from, ok1 := at[l.From]
 		to, ok2 := at[l.To]
@@ -119,7 +133,15 @@ func (g *Graph) place() (boxes []placed, width, height int) {
 func (b Box) height() int { return 2*padding + (2+len(b.Text))*lineHeight }
 
 func (b placed) draw(out *strings.Builder) {
-	fmt.Fprintf(out, "<g><rect class=\"b\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"6\"/>", b.x, b.y, boxWidth, b.height)
+	open, end := "<g>", "</g>\n"
+	if b.Link != "" {
+		open, end = fmt.Sprintf("<a href=\"%s\">", text(b.Link)), "</a>\n"
+	}
+	class := "b"
+	if b.Here {
+		class = "b here"
+	}
+	fmt.Fprintf(out, open+"<rect class=\""+class+"\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"6\"/>", b.x, b.y, boxWidth, b.height)
 	fmt.Fprintf(out, "<rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"4\" height=\"%d\" rx=\"2\"/>", b.kind(), b.x, b.y, b.height)
 	y := b.y + padding + lineHeight - 5
 	for i, line := range slices.Concat([]string{string(b.kind()), b.Title}, b.Text) {
@@ -137,7 +159,7 @@ func (b placed) draw(out *strings.Builder) {
 		}
 		out.WriteString("</text>")
 	}
-	out.WriteString("</g>\n")
+	out.WriteString(end)
 }
 
 // kind is b's, if it is one of ours: it becomes a class.

@@ -44,6 +44,7 @@ func NewWorld(dir, public string) (*World, error) {
 	if w.idp, err = newIDP(w.IDP); err != nil {
 		return nil, err
 	}
+	w.idp.console = w.Public + "/console/signed-in"
 	w.serve(idpListener, w.idp.routes())
 
 	key := rand.Text()
@@ -145,6 +146,7 @@ sources:
   - {name: ci, kind: oidc, issuer: "%[5]s", audience: mayfly-ci, subject: service, match: {repository: "acme/*"}}
   - {name: cluster, kind: oidc, issuer: "%[5]s", audience: mayfly-agents, subject: workload}
   - {name: local, kind: unix, subject: workload}
+console: {source: corp}   # humans sign in by the identity provider
 targets:
   - name: bank
     kind: mcp
@@ -210,7 +212,11 @@ key: required
 risk: low
 `
 
-const guardrails = `// No agent, whoever it works for, deletes a vendor.
+const guardrails = `// Finance leads see and end every task; everybody else sees their own.
+@id("finance-looks")
+permit (principal in Mayfly::Group::"finance-leads", action in [Mayfly::Action::"read", Mayfly::Action::"revoke"], resource is Mayfly::Agent);
+
+// No agent, whoever it works for, deletes a vendor.
 @id("vendors-stay")
 forbid (principal is Mayfly::Agent, action == Mayfly::Action::"use", resource == Mayfly::Tool::"bank/delete_vendor");
 

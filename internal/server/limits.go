@@ -278,6 +278,8 @@ func (c *call) key(parts ...string) limitKey {
 // OAuth endpoints it is the client's id, else its evidence.
 func (c *call) limitKey() limitKey {
 	switch {
+	case c.pages:
+		return c.key(c.r.Header["Cookie"]...)
 	case c.route == nil: // the gateway
 	case c.route.surface == open:
 		return c.key()

@@ -29,6 +29,9 @@ type Options struct {
 	Logger *slog.Logger // takes the access log and the causes of errors; nil is slog.Default
 	// Gateway answers /mcp/ and /http/; nil leaves them unknown.
 	Gateway http.Handler
+	// Console answers / and /console/ on the public listener, where humans sign in;
+	// nil leaves them unknown.
+	Console http.Handler
 	// TrustedProxies may say in X-Forwarded-For who a request comes from. From
 	// anybody else that header, and all like it, is dropped.
 	TrustedProxies []netip.Prefix
@@ -102,6 +105,7 @@ type call struct {
 	source  string // network address
 	addr    netip.Addr
 	calls   bool // it is for the gateway
+	pages   bool // it is for the console
 	peer    *attest.Peer
 	route   *route // nil for the gateway and for what is not there
 	allow   string // methods that are there, where this one is not
@@ -151,6 +155,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if c.calls {
 		c.toGateway()
+		return
+	}
+	if c.pages = s.o.Console != nil && !s.admin && (path == "/" || strings.HasPrefix(path, "/console/")) && s.a.SignsIn(); c.pages {
+		c.toConsole()
 		return
 	}
 	c.find(path)
@@ -259,6 +267,21 @@ func (c *call) toGateway() {
 	case c.w.status == http.StatusUnauthorized && !strings.Contains(challenge, "use_dpop_nonce"):
 		c.settle(mayfly.Errorf(mayfly.Unauthenticated, "the gateway refused"))
 	case c.w.status < http.StatusBadRequest:
+		c.settle(nil)
+	}
+}
+
+// toConsole hands the request on. Whoever shows no sign-in, or one that is none,
+// is a stranger.
+func (c *call) toConsole() {
+	if err := c.limitStrangers(); err != nil {
+		c.fail(err)
+		return
+	}
+	c.s.o.Console.ServeHTTP(c.w, c.r)
+	if c.w.status == http.StatusUnauthorized {
+		c.settle(mayfly.Errorf(mayfly.Unauthenticated, "nobody is signed in"))
+	} else if c.w.status < http.StatusBadRequest {
 		c.settle(nil)
 	}
 }
