@@ -10,8 +10,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -26,7 +30,7 @@ import (
 
 // sandboxCmd is mayfly sandbox.
 type sandboxCmd struct {
-	Headless bool   `help:"Tell the story once, check every step, and exit: 0 only if each was as it should be."`
+	Headless bool   `help:"Tell the story once, run every drill, and exit: 0 only if each was as it should be."`
 	Listen   string `help:"Loopback address of the server. Default: a free port." placeholder:"ADDR"`
 }
 
@@ -43,53 +47,37 @@ deleted at the end.
 
 // Run starts the world and tells the story.
 func (c sandboxCmd) Run(ctx context.Context, t *terminal) (err error) {
-	dir, err := os.MkdirTemp("", "mayfly-sandbox-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	began := time.Now()
 	if c.Listen == "" {
 		if c.Listen, err = freePort(); err != nil {
 			return err
 		}
 	}
-	world, err := sandbox.NewWorld(dir, c.Listen)
+	main, err := startPlace(ctx, c.Listen)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, world.Close()) }()
-
-	config, err := Load(world.Config)
-	if err != nil {
-		return err
-	}
-	// The server's own log would drown the story; it is kept for a failure.
-	var serverLog lockedBuffer
-	n, err := newInstance(ctx, config, slog.New(slog.NewTextHandler(&serverLog, nil)))
-	if err != nil {
-		return err
-	}
-	serving, stop := context.WithCancel(ctx)
-	served := make(chan error, 1)
-	go func() { served <- n.serve(serving, nil) }()
 	defer func() {
-		stop()
-		err = errors.Join(err, <-served)
+		err = errors.Join(err, main.stop())
 		if err != nil && !errors.Is(err, context.Canceled) {
-			fmt.Fprintf(t.Stderr, "the server said:\n%s", serverLog.text())
+			fmt.Fprintf(t.Stderr, "the server said:\n%s", main.log.text())
 		}
 	}()
-	if err := waitReady(ctx, world.Public); err != nil {
-		return err
-	}
-
-	fmt.Fprintf(t.Stdout, "Mayfly sandbox: everything here is on this machine and gone when it ends.\n")
-	fmt.Fprintf(t.Stdout, "   console    %[1]s/console/sign-in?hint=bob\n   server     %[1]s\n   provider   %[2]s\n   settings   %[3]s\n", world.Public, world.IDP, world.Config)
+	world := main.world
 	story := &sandbox.Story{World: world, Out: t.Stdout, VerifyLog: func(ctx context.Context, flip bool) (string, bool, error) {
-		return verifyCopy(ctx, n.db, config, flip)
+		return verifyCopy(ctx, main.n.db, main.config, flip)
 	}, Certificate: func(ctx context.Context, as string, task mayfly.TaskID) (string, bool, error) {
 		return checkedCertificate(ctx, world.Public, as, task)
 	}}
+	playground := &sandbox.Playground{World: world, Story: story, NewPlace: newPlace}
+	page, err := playground.Listen()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, playground.Close()) }()
+
+	fmt.Fprintf(t.Stdout, "Mayfly sandbox: everything here is on this machine and gone when it ends. Ready after %s.\n", time.Since(began).Round(10*time.Millisecond))
+	fmt.Fprintf(t.Stdout, "   start here %s\n   console    %[2]s/console/sign-in?hint=bob\n   server     %[2]s\n   provider   %[3]s\n   settings   %[4]s\n", page, world.Public, world.IDP, world.Config)
 	if f, ok := t.Stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		story.Bold = func(s string) string { return "\x1b[1m" + s + "\x1b[0m" }
 		story.Dim = func(s string) string { return "\x1b[2m" + s + "\x1b[0m" }
@@ -98,22 +86,155 @@ func (c sandboxCmd) Run(ctx context.Context, t *terminal) (err error) {
 		return err
 	}
 	if c.Headless {
-		fmt.Fprintln(t.Stdout, "Every step was as it should be.")
-		return nil
+		return runDrills(ctx, t)
 	}
-	fmt.Fprintf(t.Stdout, `Your turn. In another terminal:
+	fmt.Fprintf(t.Stdout, `Your turn. In a browser, %[3]s leads through all of this again, and through drills.
+Agents are at work meanwhile; the console shows them. In another terminal:
 
    export MAYFLY_CONFIG=%[1]s
-   mayfly ps --all
+   mayfly ps --tree
    mayfly log tail --follow
    mayfly run --profile invoice-agent --can mcp:bank:list_invoices -- env
    export MAYFLY_SUBJECT_TOKEN=$(curl -s '%[2]s/token?for=alice')   # be Alice, for mayfly run
    mayfly revoke --human alice@example.org
 
 Ctrl-C ends the sandbox.
-`, world.Config, world.IDP)
+`, world.Config, world.IDP, page)
+	crew := &sandbox.Crew{World: world}
+	if err := crew.Work(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
 	<-ctx.Done()
 	return nil
+}
+
+// runDrills runs every drill, each in a place of its own.
+func runDrills(ctx context.Context, t *terminal) error {
+	began := time.Now()
+	var failed []string
+	for _, d := range sandbox.Drills() {
+		fmt.Fprintf(t.Stdout, "\nDrill: %s\n   %s\n", d.Title, d.Should)
+		var out bytes.Buffer // a drill may fill the disk that our output goes to
+		err := inPlace(ctx, d, &out)
+		fmt.Fprint(t.Stdout, out.String())
+		if err != nil {
+			fmt.Fprintf(t.Stdout, "   NOT AS IT SHOULD BE: %v\n", err)
+			failed = append(failed, d.Name)
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("%d drills did not hold: %s", len(failed), strings.Join(failed, ", "))
+	}
+	fmt.Fprintf(t.Stdout, "\nEvery step was as it should be, and every drill held, in %s.\n", time.Since(began).Round(time.Second))
+	return nil
+}
+
+func inPlace(ctx context.Context, d sandbox.Drill, out io.Writer) (err error) {
+	place, err := newPlace(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, place.Stop()) }()
+	return d.Run(ctx, place, out)
+}
+
+// running is a world with a server in front of it.
+type running struct {
+	dir    string
+	world  *sandbox.World
+	config *Config
+	n      *instance
+	ahead  atomic.Int64 // of the server's clock, in nanoseconds
+	log    lockedBuffer // the server's own, which would drown the story
+	cancel context.CancelFunc
+	served chan error
+	cut    bool // the store was taken away
+}
+
+// startPlace starts a world and its server on an address.
+func startPlace(ctx context.Context, listen string) (r *running, err error) {
+	r = &running{served: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.stop())
+		}
+	}()
+	if r.dir, err = os.MkdirTemp("", "mayfly-sandbox-"); err != nil {
+		return r, err
+	}
+	if r.world, err = sandbox.NewWorld(r.dir, listen); err != nil {
+		return r, err
+	}
+	if r.config, err = Load(r.world.Config); err != nil {
+		return r, err
+	}
+	wall := func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }
+	if r.n, err = newInstance(ctx, r.config, slog.New(slog.NewTextHandler(&r.log, nil)), wall); err != nil {
+		r.n = nil
+		return r, err
+	}
+	serving, cancel := context.WithCancel(ctx)
+	r.cancel = cancel
+	go func() { r.served <- r.n.serve(serving, nil) }()
+	return r, waitReady(ctx, r.world.Public)
+}
+
+// stop ends all of it, and deletes what it wrote.
+func (r *running) stop() error {
+	var errs []error
+	if r.cancel != nil {
+		r.cancel()
+		if err := <-r.served; !r.cut {
+			errs = append(errs, err)
+		}
+	}
+	if r.world != nil {
+		errs = append(errs, r.world.Close())
+	}
+	if r.dir != "" {
+		errs = append(errs, os.RemoveAll(r.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// newPlace is a world of its own for a drill.
+func newPlace(ctx context.Context) (*sandbox.Place, error) {
+	listen, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	r, err := startPlace(ctx, listen)
+	if err != nil {
+		return nil, err
+	}
+	return &sandbox.Place{
+		World:    r.world,
+		SetClock: func(ahead time.Duration) { r.ahead.Store(int64(ahead)) },
+		CutStore: func() error { r.cut = true; return r.n.db.Close() },
+		FillDisk: fillDisk,
+		Bundle:   func() string { return r.n.authority.Bundle().Hash },
+		Check: func() string {
+			if _, err := Load(r.world.Config); err != nil {
+				return err.Error()
+			}
+			return ""
+		},
+		Stop: r.stop,
+	}, nil
+}
+
+// fillDisk has every write to a file fail, by the limit of the kernel on how large
+// one may be, or ends that.
+func fillDisk(full bool) error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		return err
+	}
+	if limit.Cur = limit.Max; full {
+		signal.Ignore(syscall.SIGXFSZ) // the write fails, and nobody is killed for it
+		limit.Cur = 0
+	}
+	return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)
 }
 
 // freePort is a loopback address nobody listens on just now.

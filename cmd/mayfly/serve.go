@@ -83,7 +83,7 @@ func (s serveCmd) Run(ctx context.Context, t *terminal) error {
 		level = slog.LevelDebug
 	}
 	logger := server.NewLogger(t.Stderr, level)
-	n, err := newInstance(ctx, c, logger)
+	n, err := newInstance(ctx, c, logger, nil)
 	if err != nil {
 		return err
 	}
@@ -116,8 +116,9 @@ type instance struct {
 }
 
 // newInstance opens the store and the log, takes the listeners, and wires the rest.
-// Nothing is answered before serve.
-func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instance, err error) {
+// Nothing is answered before serve. A wall that is not nil is the clock that the
+// authority goes by, for drills.
+func newInstance(ctx context.Context, c *Config, logger *slog.Logger, wall func() time.Time) (n *instance, err error) {
 	n = &instance{config: c, logger: logger}
 	defer func() {
 		if err != nil {
@@ -139,7 +140,7 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger) (n *instan
 		return n, err
 	}
 	n.authority, err = authority.New(ctx, authority.Config{
-		DB: n.db, Log: n.log, Bundle: c.Bundle(n.sources), Node: name, Version: built().Version, Logger: logger,
+		DB: n.db, Log: n.log, Bundle: c.Bundle(n.sources), Node: name, Version: built().Version, Logger: logger, Wall: wall,
 	})
 	if err != nil {
 		return n, err
@@ -421,25 +422,29 @@ func (n *instance) reload(ctx context.Context) error {
 	return nil
 }
 
-// stamp tells whether the configuration's files changed: their names, sizes and
-// times, and the names beside them.
+// stamp tells whether the configuration's files changed, by names, sizes and times:
+// those that were read, and whatever stands beside them, which a file does that was
+// refused when it came and is corrected now.
 func stamp(c *Config) string {
-	var b strings.Builder
-	dirs := map[string]bool{}
+	files := map[string]bool{}
 	for _, f := range c.Files {
+		files[f] = true
+		for _, pattern := range []string{"*.yaml", "*.cedar"} {
+			found, err := filepath.Glob(filepath.Join(filepath.Dir(f), pattern))
+			if err != nil {
+				continue // a folder whose name is a pattern: what was read of it is looked at
+			}
+			for _, beside := range found {
+				files[beside] = true
+			}
+		}
+	}
+	var b strings.Builder
+	for _, f := range names(files) {
 		if info, err := os.Stat(f); err == nil {
 			fmt.Fprintf(&b, "%s %d %d\n", f, info.Size(), info.ModTime().UnixNano())
 		} else {
 			fmt.Fprintf(&b, "%s gone\n", f)
-		}
-		dirs[filepath.Dir(f)] = true
-	}
-	for _, dir := range names(dirs) {
-		for _, pattern := range []string{"*.yaml", "*.cedar"} {
-			found, err := filepath.Glob(filepath.Join(dir, pattern))
-			if err == nil {
-				fmt.Fprintln(&b, found)
-			}
 		}
 	}
 	return b.String()

@@ -27,8 +27,10 @@ type idp struct {
 	key     *ecdsa.PrivateKey
 	signer  jose.Signer
 
-	mu    sync.Mutex // guards codes
+	mu    sync.Mutex // guards the fields below
 	codes map[string]login
+	down  bool // it answers nobody, and signs with a key that nobody has seen
+	spare jose.Signer
 }
 
 // login is somebody who said who they are, and whose code was not redeemed yet.
@@ -70,7 +72,16 @@ func newIDP(issuer string) (*idp, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &idp{issuer: issuer, key: key, signer: signer, codes: map[string]login{}}, nil
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	spare, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: other, KeyID: "demo-new"}},
+		(&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return nil, err
+	}
+	return &idp{issuer: issuer, key: key, signer: signer, spare: spare, codes: map[string]login{}}, nil
 }
 
 // token signs a token for one of the people, with operator a human's own that no
@@ -100,7 +111,20 @@ func (p *idp) sign(subject person, audience string, now time.Time, more map[stri
 	for name, value := range more {
 		claims[name] = value
 	}
-	return jwt.Signed(p.signer).Claims(claims).Serialize()
+	p.mu.Lock()
+	signer := p.signer
+	if p.down {
+		signer = p.spare
+	}
+	p.mu.Unlock()
+	return jwt.Signed(signer).Claims(claims).Serialize()
+}
+
+// fail begins an outage, or ends it.
+func (p *idp) fail(down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = down
 }
 
 // routes serves discovery, the public key, and tokens: GET /token?for=alice, and
@@ -143,7 +167,16 @@ func (p *idp) routes() http.Handler {
 			w.Write([]byte(text))
 		}
 	})
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.mu.Lock()
+		down := p.down
+		p.mu.Unlock()
+		if down {
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

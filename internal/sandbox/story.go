@@ -44,16 +44,9 @@ type step struct {
 	do      func(context.Context) error
 }
 
-// Tell tells the whole story and stops at the first step that differs from what
-// it should be.
-func (s *Story) Tell(ctx context.Context) error {
-	if s.Bold == nil {
-		s.Bold = func(t string) string { return t }
-	}
-	if s.Dim == nil {
-		s.Dim = func(t string) string { return t }
-	}
-	steps := []step{
+// steps are the whole story, in order: each builds on those before it.
+func (s *Story) steps() []step {
+	return []step{
 		{"A task is opened for Alice", "mayfly run --profile invoice-agent --can mcp:bank:list_invoices --can mcp:bank:pay_invoice " +
 			"--purpose \"Pay this week's invoices\" -- your-agent", s.open},
 		{"It uses a real tool", "tools/call pay_invoice {invoice: inv-1, vendor: acme, amount: 120}", s.allowed},
@@ -68,7 +61,18 @@ func (s *Story) Tell(ctx context.Context) error {
 		{"Anyone can check the record", "mayfly log verify", s.verified},
 		{"One flipped byte is found, and named", "mayfly log verify", s.flipped},
 	}
-	for n, st := range steps {
+}
+
+// Tell tells the whole story and stops at the first step that differs from what
+// it should be.
+func (s *Story) Tell(ctx context.Context) error {
+	if s.Bold == nil {
+		s.Bold = func(t string) string { return t }
+	}
+	if s.Dim == nil {
+		s.Dim = func(t string) string { return t }
+	}
+	for n, st := range s.steps() {
 		fmt.Fprintf(s.Out, "\n%s\n", s.Bold(fmt.Sprintf("%d  %s", n+1, st.title)))
 		fmt.Fprintf(s.Out, "   %s\n", s.Dim("$ "+st.command))
 		if err := st.do(ctx); err != nil {
@@ -87,32 +91,9 @@ func (s *Story) say(format string, args ...any) {
 
 // open opens Alice's task for the invoice agent, which brings its own evidence
 // and its own key.
-func (s *Story) open(ctx context.Context) error {
-	c, err := client.New(client.Options{Address: s.World.Public})
-	if err != nil {
-		return err
-	}
-	alice, err := s.World.Token("alice")
-	if err != nil {
-		return err
-	}
-	agent, err := s.World.Token("agent")
-	if err != nil {
-		return err
-	}
-	key, err := client.NewKey()
-	if err != nil {
-		return err
-	}
-	grants, err := parseGrants("mcp:bank:list_invoices", "mcp:bank:pay_invoice", "mcp:mail:read_mail", "mcp:mail:send_mail", "http:desk:GET:/v1/tickets")
-	if err != nil {
-		return err
-	}
-	s.alice, err = c.Open(ctx, client.ExchangeRequest{
-		SubjectToken: alice, SubjectTokenType: client.TypeJWT,
-		ActorToken: agent, ActorTokenType: client.TypeJWT,
-		Profile: "invoice-agent", Purpose: "Pay this week's invoices", Grants: grants, Key: key,
-	}, nil)
+func (s *Story) open(ctx context.Context) (err error) {
+	s.alice, err = s.openAs(ctx, "invoice-agent", "Pay this week's invoices",
+		"mcp:bank:list_invoices", "mcp:bank:pay_invoice", "mcp:mail:read_mail", "mcp:mail:send_mail", "http:desk:GET:/v1/tickets")
 	if err != nil {
 		return err
 	}
@@ -128,6 +109,35 @@ func (s *Story) open(ctx context.Context) error {
 	s.say("may       %s", grantList(t.Grants))
 	s.say("until     %s at the latest; sooner if it goes quiet for %s", clockTime(t.Deadline), time.Until(t.IdleUntil).Round(time.Second))
 	return nil
+}
+
+// openAs opens a task of a profile for Alice, with these grants.
+func (s *Story) openAs(ctx context.Context, profile, purpose string, can ...string) (*client.Session, error) {
+	c, err := client.New(client.Options{Address: s.World.Public})
+	if err != nil {
+		return nil, err
+	}
+	alice, err := s.World.Token("alice")
+	if err != nil {
+		return nil, err
+	}
+	agent, err := s.World.Token("agent")
+	if err != nil {
+		return nil, err
+	}
+	key, err := client.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	grants, err := parseGrants(can...)
+	if err != nil {
+		return nil, err
+	}
+	return c.Open(ctx, client.ExchangeRequest{
+		SubjectToken: alice, SubjectTokenType: client.TypeJWT,
+		ActorToken: agent, ActorTokenType: client.TypeJWT,
+		Profile: profile, Purpose: purpose, Grants: grants, Key: key,
+	}, nil)
 }
 
 // allowed makes one call that every term of the decision agrees to.
@@ -379,19 +389,24 @@ func (s *Story) flipped(ctx context.Context) error {
 	return nil
 }
 
-// delegate opens a reader below Alice's task: a process of its own, with its own
-// evidence and key, to which the parent hands over by exchange.
+// delegate opens a reader below Alice's task, with one grant.
 func (s *Story) delegate(ctx context.Context, grant string) (*client.Session, error) {
+	return s.delegateTo(ctx, "reader-agent", "Read the open invoices", grant)
+}
+
+// delegateTo opens an agent below Alice's task: a process of its own, with its own
+// evidence and key, to which the parent hands over by a ticket.
+func (s *Story) delegateTo(ctx context.Context, profile, purpose string, can ...string) (*client.Session, error) {
 	c, err := client.New(client.Options{Address: s.World.Public})
 	if err != nil {
 		return nil, err
 	}
-	grants, err := parseGrants(grant)
+	grants, err := parseGrants(can...)
 	if err != nil {
 		return nil, err
 	}
 	ticket, err := s.alice.API().Delegate(ctx, client.DelegateRequest{
-		Profile: "reader-agent", Purpose: "Read the open invoices", Grants: grants,
+		Profile: profile, Purpose: purpose, Grants: grants,
 	})
 	if err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ type World struct {
 	Admin   string // path of the admin socket
 	IDP     string // the identity provider's issuer
 	idp     *idp
+	books   *books
 	servers []*http.Server
 }
 
@@ -49,6 +50,7 @@ func NewWorld(dir, public string) (*World, error) {
 
 	key := rand.Text()
 	b := newBooks()
+	w.books = b
 	var urls [3]string
 	for i, h := range []http.Handler{b.bank(), mailbox(), b.api()} {
 		if urls[i], err = w.listen(guarded(key, h)); err != nil {
@@ -120,6 +122,7 @@ func (w *World) configure(public, bank, mail, desk, key string) error {
 			w.IDP, bank, mail, desk, w.Dir), 0o600},
 		{"profiles/invoice-agent.yaml", invoiceProfile, 0o600},
 		{"profiles/reader-agent.yaml", readerProfile, 0o600},
+		{"profiles/orchestrator.yaml", orchestratorProfile, 0o600},
 		{"policies/guardrails.cedar", guardrails, 0o600},
 	}
 	for _, f := range files {
@@ -169,7 +172,7 @@ const invoiceProfile = `profile: invoice-agent
 description: Pays approved vendor invoices.
 owner: finance-platform@example.org
 class: ephemeral
-delegators: [{human: {groups: [accounts-payable]}}, {service: {source: local}}]
+delegators: [{human: {groups: [accounts-payable]}}, {service: {source: local}}, {agent: {profile: orchestrator}}]
 attest:
   - {source: cluster, match: {sub: "system:serviceaccount:agents:invoice"}}
   - {source: local}
@@ -195,7 +198,7 @@ const readerProfile = `profile: reader-agent
 description: Helps another agent with invoices.
 owner: finance-platform@example.org
 class: ephemeral
-delegators: [{agent: {profile: invoice-agent}}]
+delegators: [{agent: {profile: invoice-agent}}, {agent: {profile: orchestrator}}]
 attest:
   - {source: cluster, match: {sub: "system:serviceaccount:agents:invoice"}}
   - {source: local}
@@ -210,6 +213,27 @@ default: [mcp:bank:list_invoices]
 lifetime: {idle: 1m, default: 5m, max: 15m}
 key: required
 risk: low
+`
+
+const orchestratorProfile = `profile: orchestrator
+description: Splits work on invoices between agents that may less than it.
+owner: finance-platform@example.org
+class: ephemeral
+delegators: [{human: {groups: [accounts-payable]}}]
+attest:
+  - {source: cluster, match: {sub: "system:serviceaccount:agents:invoice"}}
+grants:
+  - mcp:bank:list_invoices
+  - grant: mcp:bank:pay_invoice
+    where: {amount: {max: 500}, vendor: {in: [acme, globex]}}
+    budget: {calls: 20, sum: {amount: 2000}}
+  - mcp:mail:read_mail
+  - mcp:mail:send_mail
+default: [mcp:bank:list_invoices]
+lifetime: {idle: 1m, default: 5m, max: 15m}
+delegation: {depth: 2, children: 5, to: [invoice-agent, reader-agent]}
+key: required
+risk: medium
 `
 
 const guardrails = `// Finance leads see and end every task; everybody else sees their own.
