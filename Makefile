@@ -9,7 +9,7 @@ GO ?= go
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: ## find or install what the tests need: PostgreSQL, Node, OpenSSH, the peers in npm and Go
+setup: ## find or install what the tests need: PostgreSQL, Node, Chromium, OpenSSH, the packages in npm and Go
 	@test/setup.sh
 
 test: setup ## every test, both engines, with the race detector

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Finds or installs what the tests need beside Go: a PostgreSQL server, Node.js
-# with npm, the npm peers of test/peers, OpenSSH's client programs, and the Go
-# peers of test/peers-go. What is missing afterwards is a
-# failure with CI=true and a named skip of those tests elsewhere.
+# with npm, the npm packages of test/peers and test/browser, Chromium, OpenSSH's
+# client programs, and the Go peers of test/peers-go. What is missing afterwards
+# is a failure with CI=true and a named skip of those tests elsewhere.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,18 +21,21 @@ postgres || apt postgresql || true
 postgres || missing+=("PostgreSQL server (initdb): the PostgreSQL half of every test")
 { have gcc || apt gcc libc6-dev; } || missing+=("gcc: the race detector needs it")
 { have node && have npm; } || apt nodejs npm || true
-if have node && have npm; then
-	if ! cmp -s test/peers/package-lock.json test/peers/node_modules/.installed-lock 2>/dev/null; then
-		echo "installing the npm peers"
-		if npm ci --prefix test/peers --no-audit --no-fund --ignore-scripts --loglevel=error; then
-			cp test/peers/package-lock.json test/peers/node_modules/.installed-lock
-		else
-			missing+=("npm peers (test/peers): the tests with a real OpenID provider, a real MCP server and Cedar in Rust")
-		fi
+# npm_install FOLDER WHAT: what its lock file says, once.
+npm_install() {
+	have node && have npm || { missing+=("Node.js and npm: $2"); return; }
+	cmp -s "$1/package-lock.json" "$1/node_modules/.installed-lock" 2>/dev/null && return
+	echo "installing the npm packages of $1"
+	if npm ci --prefix "$1" --no-audit --no-fund --ignore-scripts --loglevel=error; then
+		cp "$1/package-lock.json" "$1/node_modules/.installed-lock"
+	else
+		missing+=("npm packages of $1: $2")
 	fi
-else
-	missing+=("Node.js and npm: the tests with a real OpenID provider, a real MCP server and Cedar in Rust")
-fi
+}
+npm_install test/peers "the tests with a real OpenID provider, a real MCP server and Cedar in Rust"
+npm_install test/browser "the tests of the console in a real browser"
+{ have chromium || have google-chrome; } || apt chromium fonts-dejavu-core || true
+{ have chromium || have google-chrome; } || missing+=("Chromium: the tests of the console in a real browser")
 
 { have ssh-agent && have ssh-keygen; } || apt openssh-client || missing+=("ssh-agent and ssh-keygen: the test with a real witness keeps its key there")
 # Built once, so that the test finds it in the build cache.

@@ -23,9 +23,8 @@ type board struct {
 
 	mu       sync.Mutex // guards the fields below
 	looked   time.Time  // when somebody last did
-	running  bool
-	ready    bool  // the past is read
-	at       int64 // position that was read last
+	ready    bool       // the past is read
+	at       int64      // position that was read last
 	watchers map[*watcher]struct{}
 	last     map[mayfly.TaskID]lastAction
 	minutes  map[int64]*minute // by Unix time over 60

@@ -14,6 +14,7 @@ import (
 var functions = template.FuncMap{
 	"plain":   func(s string) string { return authority.Plain(s, 600) },
 	"when":    when,
+	"upper":   func(s string) string { return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):] },
 	"left":    func(until, now time.Time) string { return span(until.Sub(now)) },
 	"span":    span,
 	"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },

@@ -50,7 +50,7 @@ func (c *Crew) Work(ctx context.Context) error {
 // of it small, some too much, some enough that a human is asked.
 var (
 	errands  = []string{"Pay this week's invoices", "Settle what acme is owed", "Clear the open invoices before Friday", "Find out what is overdue, and pay it"}
-	payments = []int{12, 35, 620, 18, 260, 7}
+	payments = []int{12, 260, 35, 280, 620, 7}
 )
 
 // shift is one orchestrator's life. What is refused is part of it; so is an end that
@@ -128,11 +128,19 @@ func (c *Crew) read(ctx context.Context, s *Story, as *client.Session, round int
 func (c *Crew) pay(ctx context.Context, s *Story, as *client.Session, round int) error {
 	for i := range 4 {
 		amount := payments[(round+i)%len(payments)]
-		if _, err := s.call(ctx, as, "pay_invoice", map[string]any{"invoice": "inv-4", "vendor": "acme", "amount": amount}); err != nil {
-			return err
-		}
-		if err := pause(ctx, 2*crewStep); err != nil {
-			return err
+		for tries := 0; ; tries++ {
+			r, err := s.call(ctx, as, "pay_invoice", map[string]any{"invoice": "inv-4", "vendor": "acme", "amount": amount})
+			if err != nil {
+				return err
+			}
+			if err := pause(ctx, 2*crewStep); err != nil {
+				return err
+			}
+			// What waits for a human is tried again, until one answers or it has waited
+			// long enough.
+			if r.Meta["mayfly/term"] != string(mayfly.TermApproval) || tries == 20 {
+				break
+			}
 		}
 	}
 	return nil

@@ -1,5 +1,7 @@
 package server
 
+import "github.com/mayfly-id/mayfly/internal/authority"
+
 // How long caches may keep what the log publishes (C2SP tlog-tiles). A full tile
 // never changes; a partial one is replaced by a fuller; the checkpoint moves
 // every second.
@@ -75,4 +77,12 @@ func certificate(c *call) error {
 	}
 	c.writeBytes(c.route.status, typeJWT, []byte(text))
 	return nil
+}
+
+func (c *call) status() (authority.StatusView, error) {
+	return c.s.a.Status(c.ctx(), c.presented())
+}
+
+func (c *call) rules() (authority.RulesView, error) {
+	return c.s.a.Rules(c.ctx(), c.presented())
 }

@@ -120,6 +120,10 @@ func routes() []route {
 		{method: "POST", pattern: "/v1/erasures", surface: api, body: jsonBody, answer: typeJSON, status: 200, handle: takes((*call).erase)},
 		{method: "POST", pattern: "/v1/keys/{kid}/compromise", surface: api, status: 204, handle: done((*call).compromiseKey)},
 
+		// How the installation does, and by which rules.
+		{method: "GET", pattern: "/v1/status", surface: api, answer: typeJSON, status: 200, handle: answers((*call).status)},
+		{method: "GET", pattern: "/v1/rules", surface: api, answer: typeJSON, status: 200, handle: answers((*call).rules)},
+
 		// Evidence.
 		{method: "GET", pattern: "/v1/trace/{id}", surface: api, answer: typeJSON, status: 200, handle: answers((*call).trace)},
 		{method: "GET", pattern: "/v1/search", surface: api, query: append(slices.Clone(searchQuery), page...), answer: typeJSON, status: 200, handle: answers((*call).search)},

@@ -440,17 +440,25 @@ func (b *ocsfBuilder) signedIn(e mayfly.PersonSignedIn) {
 	b.is(logon, 1)
 	b.User = b.subject(e.Human)
 	b.Service = b.mayfly()
-	b.Session = &ocsfSession{UID: e.SignIn, Issuer: b.o.issuer}
+	b.Session = b.signIn(e.SignIn)
 	b.source(e.Source)
 	b.Unmapped.Until = e.EndsAt
 	b.Message = "a human signed in to the console"
+}
+
+// signIn is the session of a sign-in; none once it was erased.
+func (b *ocsfBuilder) signIn(id string) *ocsfSession {
+	if id == "" {
+		return nil
+	}
+	return &ocsfSession{UID: id, Issuer: b.o.issuer}
 }
 
 func (b *ocsfBuilder) signedOut(e mayfly.PersonSignedOut) {
 	b.is(logon, 2)
 	b.User = b.subject(e.Human)
 	b.Service = b.mayfly()
-	b.Session = &ocsfSession{UID: e.SignIn, Issuer: b.o.issuer}
+	b.Session = b.signIn(e.SignIn)
 	b.Message = "a human signed out of the console"
 }
 
