@@ -122,6 +122,9 @@ func by(who string) string {
 	case "", mayfly.IdleRanOut, mayfly.DeadlinePassed, mayfly.BudgetSpent, mayfly.ParentEnded:
 		return ""
 	}
+	if strings.HasPrefix(who, "task_") {
+		return ", by the agent " + short(who)
+	}
 	return ", by " + who
 }
 

@@ -187,7 +187,7 @@ func writeJSON(w http.ResponseWriter, v any) {
 // whoPage asks a human who they are today. There are no passwords here.
 var whoPage = template.Must(template.New("who").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<title>Who are you today?</title>
+<title>Who are you today?</title><link rel="icon" href="data:,">
 <style>
 :root{--g:#f6f7f9;--c:#fff;--i:#1d2433;--s:#566074;--l:#79839a;--a:#3b5bdb}
 @media(prefers-color-scheme:dark){:root{--g:#12161f;--c:#1a2030;--i:#e6e9ef;--s:#a8b2c4;--l:#76819a;--a:#91a7ff}}

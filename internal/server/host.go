@@ -19,6 +19,11 @@ func (s *Server) checkHost(r *http.Request, loopback bool) error {
 		return mayfly.Errorf(mayfly.Denied, "this server does not answer for that host; use %s, or list the host under hosts:", s.issuer)
 	}
 	origins := r.Header["Origin"]
+	// A form on a page that tells nobody where it comes from has the origin "null".
+	// Only the browser itself writes Sec-Fetch-Site (Fetch Metadata section 2.3).
+	if len(origins) == 1 && origins[0] == "null" && r.Header.Get("Sec-Fetch-Site") == "same-origin" {
+		return nil
+	}
 	if len(origins) == 0 || len(origins) == 1 && ourOrigin(origins[0], s.issuer, hosts, loopback) {
 		return nil
 	}
