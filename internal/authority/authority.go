@@ -157,6 +157,9 @@ func (a *Authority) Log() *eventlog.Log { return a.log }
 // JWKS is the public half of every key whose tokens are accepted or soon will be.
 func (a *Authority) JWKS() jose.KeySet { return a.keys.JWKS() }
 
+// Now is the server's time. It does not go back, whatever the machine's clock does.
+func (a *Authority) Now() time.Time { return a.clock.now() }
+
 // Nonce is a fresh DPoP nonce for an audience: "as" at the token endpoint, "rs"
 // elsewhere (RFC 9449 section 8).
 func (a *Authority) Nonce(audience string) string {

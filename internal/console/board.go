@@ -194,7 +194,7 @@ func (b *board) decided(m *minute, e *authority.EventView) {
 
 // trim forgets what is too old.
 func (b *board) trim() {
-	oldest := time.Now().Unix()/60 - boardMinutes
+	oldest := b.a.Now().Unix()/60 - boardMinutes
 	maps.DeleteFunc(b.minutes, func(at int64, _ *minute) bool { return at < oldest })
 	if n := len(b.lives); n > boardLives {
 		b.lives = slices.Clone(b.lives[n-boardLives:])

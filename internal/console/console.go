@@ -14,9 +14,11 @@ import (
 	"html/template"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -116,29 +118,36 @@ func (c *Console) load() error {
 	return nil
 }
 
-// routes is every page there is.
+// Routes are the patterns of every page and action there is, as net/http has them.
+func Routes() []string {
+	return append(slices.Sorted(maps.Keys(pages)), "GET /{$}", "GET /console/static/{name}", "GET /console/sign-in", "GET /console/signed-in")
+}
+
+// pages is what is shown to, and done for, whoever is signed in.
+var pages = map[string]func(*visit) error{
+	"GET /console/{$}":                   (*visit).overview,
+	"GET /console/tasks":                 (*visit).live,
+	"GET /console/tasks/changes":         (*visit).changes,
+	"GET /console/tasks/{id}":            (*visit).task,
+	"GET /console/tasks/{id}/revoke":     (*visit).previewRevoke,
+	"POST /console/tasks/{id}/revoke":    (*visit).revoke,
+	"GET /console/decisions/{id}":        (*visit).decision,
+	"GET /console/approvals":             (*visit).approvals,
+	"GET /console/approvals/{id}":        (*visit).approval,
+	"POST /console/approvals/{id}":       (*visit).answer,
+	"GET /console/investigate":           (*visit).investigate,
+	"GET /console/rules":                 (*visit).rules,
+	"GET /console/rules/profiles/{name}": (*visit).profile,
+	"GET /console/health":                (*visit).health,
+	"POST /console/sign-out":             (*visit).signOut,
+}
+
 func (c *Console) routes() {
 	c.mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/console/", http.StatusSeeOther) })
 	c.mux.HandleFunc("GET /console/static/{name}", c.serveStatic)
 	c.mux.HandleFunc("GET /console/sign-in", c.signIn)
 	c.mux.HandleFunc("GET /console/signed-in", c.signedIn)
-	for pattern, show := range map[string]func(*visit) error{
-		"GET /console/{$}":                   (*visit).overview,
-		"GET /console/tasks":                 (*visit).live,
-		"GET /console/tasks/changes":         (*visit).changes,
-		"GET /console/tasks/{id}":            (*visit).task,
-		"GET /console/tasks/{id}/revoke":     (*visit).previewRevoke,
-		"POST /console/tasks/{id}/revoke":    (*visit).revoke,
-		"GET /console/decisions/{id}":        (*visit).decision,
-		"GET /console/approvals":             (*visit).approvals,
-		"GET /console/approvals/{id}":        (*visit).approval,
-		"POST /console/approvals/{id}":       (*visit).answer,
-		"GET /console/investigate":           (*visit).investigate,
-		"GET /console/rules":                 (*visit).rules,
-		"GET /console/rules/profiles/{name}": (*visit).profile,
-		"GET /console/health":                (*visit).health,
-		"POST /console/sign-out":             (*visit).signOut,
-	} {
+	for pattern, show := range pages {
 		c.mux.HandleFunc(pattern, c.known(show))
 	}
 	c.mux.HandleFunc("/console/", c.known(func(v *visit) error {
@@ -162,7 +171,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 	h.Set("Cache-Control", "no-store")
 	if err := c.cross.Check(r); err != nil {
-		(&visit{c: c, w: w, r: r, now: time.Now()}).fail(mayfly.Errorf(mayfly.Denied, "a page of another site sent this; nothing was done"))
+		(&visit{c: c, w: w, r: r, now: c.a.Now()}).fail(mayfly.Errorf(mayfly.Denied, "a page of another site sent this; nothing was done"))
 		return
 	}
 	c.mux.ServeHTTP(w, r)
@@ -211,7 +220,7 @@ func (c *Console) presented(r *http.Request) authority.Presented {
 // send.
 func (c *Console) known(show func(*visit) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		v := &visit{c: c, w: w, r: r, now: time.Now()}
+		v := &visit{c: c, w: w, r: r, now: c.a.Now()}
 		var err error
 		if v.me, err = c.a.SignedIn(v.ctx(), v.presented()); err != nil {
 			v.fail(err)

@@ -152,7 +152,7 @@ func (s *stream) send(event string, data any) error {
 func (s *stream) pour(ctx context.Context, c *Console, watch *authority.Watch, w *watcher) error {
 	if err := s.send("start", struct {
 		Now int64 `json:"now"`
-	}{time.Now().UnixMilli()}); err != nil {
+	}{c.a.Now().UnixMilli()}); err != nil {
 		return err
 	}
 	for cursor, more := "", true; more; more = cursor != "" {
@@ -180,7 +180,7 @@ func (s *stream) pour(ctx context.Context, c *Console, watch *authority.Watch, w
 			if err := watch.Still(ctx); err != nil {
 				return err
 			}
-			if err := s.send("now", time.Now().UnixMilli()); err != nil {
+			if err := s.send("now", c.a.Now().UnixMilli()); err != nil {
 				return err
 			}
 			continue

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -55,7 +56,7 @@ func (c *Console) way(seed string, began time.Time, again bool) authority.SignIn
 func local(to string) string {
 	u, err := url.Parse(to)
 	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" ||
-		!strings.HasPrefix(u.Path, "/console/") || strings.ContainsAny(to, "\\\r\n\t") || strings.HasPrefix(u.Path, "/console/sign") {
+		!strings.HasPrefix(path.Clean(u.Path)+"/", "/console/") || strings.ContainsAny(to, "\\\r\n\t") || strings.HasPrefix(path.Clean(u.Path), "/console/sign") {
 		return "/console/"
 	}
 	return u.RequestURI()
@@ -66,7 +67,7 @@ func againTo(to string) string { return "/console/sign-in?again=1&to=" + url.Que
 
 // signIn sends the browser to the identity provider.
 func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
-	v := &visit{c: c, w: w, r: r, now: time.Now()}
+	v := &visit{c: c, w: w, r: r, now: c.a.Now()}
 	q := r.URL.Query()
 	var seed [32]byte
 	rand.Read(seed[:])
@@ -87,7 +88,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 
 // signedIn is where the identity provider sends the browser back to.
 func (c *Console) signedIn(w http.ResponseWriter, r *http.Request) {
-	v := &visit{c: c, w: w, r: r, now: time.Now()}
+	v := &visit{c: c, w: w, r: r, now: c.a.Now()}
 	q := r.URL.Query()
 	lost := mayfly.Errorf(mayfly.Invalid, "this browser did not begin that sign-in, or more than %d minutes ago; sign in again", int(authority.SignInWithin.Minutes()))
 	cookie, err := r.Cookie(c.cookie(cookieWay))

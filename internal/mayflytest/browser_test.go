@@ -111,4 +111,3 @@ func startSandbox(t *testing.T) map[string]string {
 	}
 	return addresses
 }
-

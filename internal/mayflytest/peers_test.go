@@ -382,7 +382,7 @@ func textOf(r *mcp.CallToolResult) (text string) {
 	return text
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

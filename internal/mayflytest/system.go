@@ -26,6 +26,7 @@ import (
 	"github.com/mayfly-id/mayfly/client"
 	"github.com/mayfly-id/mayfly/internal/attest"
 	"github.com/mayfly-id/mayfly/internal/authority"
+	"github.com/mayfly-id/mayfly/internal/console"
 	"github.com/mayfly-id/mayfly/internal/eventlog"
 	"github.com/mayfly-id/mayfly/internal/gateway"
 	"github.com/mayfly-id/mayfly/internal/mayflytest/idp"
@@ -72,6 +73,8 @@ type Options struct {
 	// Sources are further sources.
 	Sources []attest.Source
 	Clients []attest.Client
+	// SignIn has humans sign in at the provider and serves them the console.
+	SignIn bool
 }
 
 // System is one node and the world around it.
@@ -83,8 +86,9 @@ type System struct {
 	URL       string // where this node listens
 	Socket    string
 	IDP       *idp.Provider
-	Bank      *Upstream // MCP target "bank"
-	Orders    *Upstream // HTTP target "orders"
+	Login     *idp.Login // of Options.SignIn
+	Bank      *Upstream  // MCP target "bank"
+	Orders    *Upstream  // HTTP target "orders"
 	DB        *store.DB
 	Log       *eventlog.Log
 	Authority *authority.Authority
@@ -102,7 +106,7 @@ func New(t testing.TB, o Options) *System {
 	s := &System{T: t, DSN: o.DSN, Said: &Lines{}}
 	if o.Beside != nil {
 		b := o.Beside
-		s.Seal, s.Issuer, s.IDP, s.Bank, s.Orders = b.Seal, b.Issuer, b.IDP, b.Bank, b.Orders
+		s.Seal, s.Issuer, s.IDP, s.Login, s.Bank, s.Orders = b.Seal, b.Issuer, b.IDP, b.Login, b.Bank, b.Orders
 		if s.DSN == "" {
 			s.DSN = b.DSN
 		}
@@ -112,6 +116,10 @@ func New(t testing.TB, o Options) *System {
 		}
 		s.Seal = newSeal()
 		s.IDP = idp.New(t)
+		s.IDP.Now = o.Wall
+		if o.SignIn {
+			s.Login = s.IDP.SignsIn()
+		}
 		s.Bank, s.Orders = newBank(t, !o.Legacy), newOrders(t)
 	}
 	s.Start(o)
@@ -146,6 +154,14 @@ func (s *System) Start(o Options) {
 	must(t, err)
 	gw := gateway.New(s.Authority, gateway.Options{Logger: logger, SessionKey: s.DB.Key("mcp session")})
 	options := server.Options{Logger: logger, Gateway: gw}
+	work, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	pages, err := console.New(s.Authority, console.Options{Logger: logger})
+	must(t, err)
+	if o.SignIn {
+		options.Console = pages
+		running.Go(func() { pages.Run(work) })
+	}
 
 	public := &http.Server{Handler: server.New(s.Authority, options)}
 	server.Harden(public)
@@ -157,8 +173,6 @@ func (s *System) Start(o Options) {
 	admin := &http.Server{Handler: server.NewAdmin(s.Authority, options), ConnContext: server.WithPeer}
 	server.Harden(admin)
 
-	work, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
 	running.Go(func() {
 		if err := s.Log.Run(work); err != nil && work.Err() == nil {
 			t.Errorf("the log's loop ended: %v", err)
@@ -169,6 +183,7 @@ func (s *System) Start(o Options) {
 	running.Go(func() { admin.Serve(socket) })
 	s.stop = func() {
 		gw.Close()
+		pages.Close()
 		public.Close()
 		admin.Close()
 		cancel()
@@ -215,7 +230,7 @@ func (s *System) Bundle(o Options) *authority.Bundle {
 	t := s.T
 	t.Helper()
 	sources := append([]attest.Source{
-		{Name: "corp", Kind: "oidc", Issuer: s.IDP.URL(), Audience: Humans, Operators: Operators, Subject: mayfly.Human, ClaimGroups: "groups", Loopback: true},
+		{Name: "corp", Kind: "oidc", Issuer: s.IDP.URL(), Audience: Humans, Operators: Operators, Subject: mayfly.Human, ClaimGroups: "groups", Loopback: true, SignIn: o.SignIn},
 		{Name: "ci", Kind: "oidc", Issuer: s.IDP.URL(), Audience: Services, Subject: mayfly.Service, Loopback: true},
 		{Name: "cluster", Kind: "oidc", Issuer: s.IDP.URL(), Audience: Workloads, Subject: mayfly.Workload, Loopback: true},
 		{Name: "local", Kind: "unix", Subject: mayfly.Workload},

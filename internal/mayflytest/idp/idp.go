@@ -1,8 +1,8 @@
 // Package idp is an OpenID provider for tests, on a loopback port: discovery,
 // a key set, tokens with whatever claims a test wants, keys that rotate and are
 // withdrawn, and failures on demand. It shares no code with what verifies its
-// tokens. It has no login and no flow: for those, tests use a real provider.
-// Start reading at [New].
+// tokens. Whoever comes to it is signed in without a question ([Provider.SignsIn]);
+// for a login of a person, tests use a real provider. Start reading at [New].
 package idp
 
 import (
@@ -182,12 +182,16 @@ func (p *Provider) Issue(claims map[string]any) string { return p.IssueWith(nil,
 // IssueWith is Issue with these header parameters over alg, kid and typ JWT.
 // The signature is always made with the newest key, whatever the header says.
 func (p *Provider) IssueWith(header, claims map[string]any) string {
-	now := time.Now()
-	if p.Now != nil {
-		now = p.Now()
-	}
+	now := p.now()
 	body := map[string]any{"iss": p.URL(), "sub": "alice", "aud": "mayfly", "iat": now.Unix(), "exp": now.Add(5 * time.Minute).Unix()}
 	return p.Sign(header, p.encode(with(body, claims)))
+}
+
+func (p *Provider) now() time.Time {
+	if p.Now != nil {
+		return p.Now()
+	}
+	return time.Now()
 }
 
 // Sign makes a token of any payload at all.
