@@ -10,6 +10,9 @@ type Target struct {
 	Name string
 	Kind string // "mcp" or "http", which are called, or "postgres", which lends
 	URL  string // where it is; never shown to an agent
+	// Stdio says that an MCP server speaks on its standard input and output: it runs
+	// beside its agent, and has no URL.
+	Stdio bool
 	// Postgres says how one of kind postgres lends.
 	Postgres *Postgres
 	// Credential, if set, is attached to every call that is allowed.

@@ -110,6 +110,8 @@ func newTransport() *http.Transport {
 		MaxIdleConnsPerHost: 16,
 		IdleConnTimeout:     time.Minute,
 		ForceAttemptHTTP2:   true,
+		// For whoever sets Expect: the body is sent once the server listens.
+		ExpectContinueTimeout: 10 * time.Second,
 	}
 }
 

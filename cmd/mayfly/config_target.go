@@ -25,6 +25,7 @@ type targetEntry struct {
 	Name        string               `json:"name"`
 	Kind        string               `json:"kind"`
 	URL         string               `json:"url"`
+	Stdio       bool                 `json:"stdio"`
 	Credential  *credentialEntry     `json:"credential"`
 	Labels      []string             `json:"labels"`
 	Facts       factsEntry           `json:"facts"`
@@ -114,7 +115,11 @@ func (l *loader) targets(d *document, f *serverFile, c *Config) {
 			l.lender(d, at, &t, out, c)
 			continue
 		}
-		d.address(at, t.URL)
+		if out.Stdio = t.Stdio; t.Stdio {
+			d.beside(at, &t)
+		} else {
+			d.address(at, t.URL)
+		}
 		for key, there := range map[string]bool{"admin_dsn": t.AdminDSN != "", "roles": t.Roles != nil} {
 			if there {
 				d.wrong(at.to(key), "is for kind %s", strings.Join(broker.Kinds, " or "))
@@ -146,7 +151,7 @@ var roleName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // lender reads a target that lends.
 func (l *loader) lender(d *document, at path, t *targetEntry, out *mayfly.Target, c *Config) {
 	for key, there := range map[string]bool{
-		"url": t.URL != "", "credential": t.Credential != nil, "facts": t.Facts.names != nil || t.Facts.types != nil,
+		"url": t.URL != "", "stdio": t.Stdio, "credential": t.Credential != nil, "facts": t.Facts.names != nil || t.Facts.types != nil,
 		"tools": t.Tools != nil, "routes": t.Routes != nil, "annotations": t.Annotations != "",
 	} {
 		if there {
@@ -204,6 +209,18 @@ func (d *document) address(at path, text string) {
 		d.wrong(at.to("url"), "%q has a query or fragment; write scheme, host, port and path", text)
 	default:
 		d.secure(at.to("url"), u)
+	}
+}
+
+// beside checks a target whose server runs beside the agent.
+func (d *document) beside(at path, t *targetEntry) {
+	if t.Kind != "mcp" {
+		d.wrong(at.to("stdio"), "is for kind mcp")
+	}
+	for key, there := range map[string]bool{"url": t.URL != "", "credential": t.Credential != nil} {
+		if there {
+			d.wrong(at.to(key), "is for a server that is called at an address; with stdio, mayfly mcp runs the server beside the agent")
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ type cli struct {
 	Serve       serveCmd       `cmd:"" help:"Run the server."`
 	Sandbox     sandboxCmd     `cmd:"" help:"Watch the whole road once, on this machine alone."`
 	Run         runCmd         `cmd:"" help:"Run a command with a task of its own."`
+	MCP         mcpCmd         `cmd:"" name:"mcp" help:"Be an MCP server on standard input and output, by way of the gateway."`
 	Delegate    delegateCmd    `cmd:"" help:"Hand authority over: print a ticket."`
 	Ps          psCmd          `cmd:"" help:"List live tasks: who for, what for, time left."`
 	Show        showCmd        `cmd:"" help:"Show a task."`

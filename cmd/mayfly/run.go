@@ -22,16 +22,21 @@ import (
 	"github.com/mayfly-id/mayfly/client"
 )
 
-// runCmd is mayfly run.
-type runCmd struct {
+// opening are the flags of a command that opens a task.
+type opening struct {
 	Profile string        `help:"What kind of agent this is. Needed, unless a ticket says it." placeholder:"PROFILE"`
 	Can     []string      `help:"What it may do; again for more. Default: the profile's own default." placeholder:"GRANT" sep:"none"`
 	Purpose string        `help:"What the task is for. Default: the command line." placeholder:"TEXT"`
 	TTL     time.Duration `help:"How long the task may run. Default: the profile's."`
 	Budget  int64         `help:"End the task after this many calls." placeholder:"N"`
 	Ticket  string        `help:"Redeem this ticket instead of delegating." env:"MAYFLY_TICKET" placeholder:"TICKET"`
-	Bearer  bool          `help:"Hand the command the task's own token in the file MAYFLY_TOKEN_FILE, bound to no key; only where the profile's key is optional."`
-	Command []string      `arg:"" passthrough:"" help:"The command, after --."`
+}
+
+// runCmd is mayfly run.
+type runCmd struct {
+	opening `embed:""`
+	Bearer  bool     `help:"Hand the command the task's own token in the file MAYFLY_TOKEN_FILE, bound to no key; only where the profile's key is optional."`
+	Command []string `arg:"" passthrough:"" help:"The command, after --."`
 }
 
 // Help is the long help.
@@ -58,37 +63,15 @@ func (c runCmd) Run(ctx context.Context, t *terminal) error {
 	if len(c.Command) == 0 {
 		return usageError("say what to run, after --")
 	}
-	if c.Profile == "" && c.Ticket == "" {
-		return usageError("missing flags: --profile=PROFILE, or --ticket=TICKET")
-	}
-	grants, err := grantFlags(c.Can)
-	if err != nil {
-		return err
-	}
 	path, err := exec.LookPath(c.Command[0])
 	if err != nil {
 		return usageError(fmt.Sprintf("cannot run %s: %v", c.Command[0], err))
 	}
-	if c.Purpose == "" && c.Ticket == "" {
-		c.Purpose = shorten(strings.Join(c.Command, " "), mayfly.MaxPurpose)
-	}
-	api, err := t.client()
-	if err != nil {
+	code := 0
+	err = c.during(ctx, t, c.Bearer, strings.Join(c.Command, " "), func(session *client.Session) (err error) {
+		code, err = c.work(ctx, t, session, path)
 		return err
-	}
-	defer api.Close()
-
-	session, err := c.open(ctx, api, grants)
-	if err != nil {
-		return err
-	}
-	// From here on the task ends on every way out, also when ctx is over.
-	code, err := c.work(ctx, t, session, path)
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if _, endErr := session.Complete(end); endErr != nil && !over(endErr) {
-		fmt.Fprintf(t.Stderr, "mayfly: the task could not be completed and ends by its idle lease: %v\n", endErr)
-	}
+	})
 	if err != nil {
 		return err
 	}
@@ -96,6 +79,38 @@ func (c runCmd) Run(ctx context.Context, t *terminal) error {
 		return exitStatus(code)
 	}
 	return nil
+}
+
+// during opens a task, does something in it, and completes it on every way out.
+// What it is for is said in purpose, unless a flag says so.
+func (o opening) during(ctx context.Context, t *terminal, bearer bool, purpose string, do func(*client.Session) error) error {
+	if o.Profile == "" && o.Ticket == "" {
+		return usageError("missing flags: --profile=PROFILE, or --ticket=TICKET")
+	}
+	grants, err := grantFlags(o.Can)
+	if err != nil {
+		return err
+	}
+	if o.Purpose == "" && o.Ticket == "" {
+		o.Purpose = shorten(purpose, mayfly.MaxPurpose)
+	}
+	api, err := t.client()
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	session, err := o.open(ctx, api, bearer, grants)
+	if err != nil {
+		return err
+	}
+	// From here on the task ends on every way out, also when ctx is over.
+	err = do(session)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if _, endErr := session.Complete(end); endErr != nil && !over(endErr) {
+		fmt.Fprintf(t.Stderr, "mayfly: the task could not be completed and ends by its idle lease: %v\n", endErr)
+	}
+	return err
 }
 
 // over reports whether err says that the task had ended by itself.
@@ -111,18 +126,19 @@ func shorten(s string, n int) string {
 	return strings.ToValidUTF8(s[:n-3], "") + "…"
 }
 
-// open opens the task, with a key of its own.
-func (c runCmd) open(ctx context.Context, api *client.Client, grants []mayfly.Grant) (*client.Session, error) {
-	r := client.ExchangeRequest{Profile: c.Profile, Purpose: c.Purpose, Grants: grants, TTL: c.TTL, Budget: c.Budget}
+// open opens the task, with a key of its own unless its tokens are to be bearer
+// tokens.
+func (o opening) open(ctx context.Context, api *client.Client, bearer bool, grants []mayfly.Grant) (*client.Session, error) {
+	r := client.ExchangeRequest{Profile: o.Profile, Purpose: o.Purpose, Grants: grants, TTL: o.TTL, Budget: o.Budget}
 	var err error
-	if !c.Bearer {
+	if !bearer {
 		if r.Key, err = client.NewKey(); err != nil {
 			return nil, err
 		}
 	}
 	switch subject := os.Getenv("MAYFLY_SUBJECT_TOKEN"); {
-	case c.Ticket != "":
-		r.SubjectToken, r.SubjectTokenType = c.Ticket, client.TypeTicket
+	case o.Ticket != "":
+		r.SubjectToken, r.SubjectTokenType = o.Ticket, client.TypeTicket
 		r.Profile, r.Purpose = "", ""
 	case subject != "":
 		r.SubjectToken, r.SubjectTokenType = subject, client.TypeJWT

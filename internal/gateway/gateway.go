@@ -103,7 +103,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// be refused (RFC 9449 section 8.2).
 		w.Header().Set("Dpop-Nonce", g.authority.Nonce("rs"))
 	}
-	if err := checkFraming(r); err != nil {
+	if x.target.Stdio {
+		finish, err := x.converse()
+		if err != nil {
+			g.refuse(x, "mcp beside", err)
+			return
+		}
+		defer finish()
+	} else if err := checkFraming(r); err != nil {
 		w.Header().Set("Connection", "close")
 		g.refuse(x, "framing", err)
 		return

@@ -43,9 +43,6 @@ type pool struct {
 }
 
 func (u *upstream) to(target *mayfly.Target) http.RoundTripper {
-	if u.fixed != nil {
-		return u.fixed
-	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	p, ok := u.pools[target.Name]
@@ -158,14 +155,19 @@ func (g *Gateway) send(ctx context.Context, cancel context.CancelCauseFunc, targ
 		out.Header[http.CanonicalHeaderKey(c.Header)] = []string{c.Value.Reveal()}
 	}
 	held := &gate{ask: ask, cancel: cancel}
-	if g.upstream.fixed != nil {
+	way := g.upstream.fixed
+	if target.Stdio {
+		way = ctx.Value(conversationKey{}).(*conversation)
+	}
+	if way != nil {
 		if err := held.open(); err != nil {
 			return nil, false, err
 		}
 	} else {
+		way = g.upstream.to(target)
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: held.gotConn})
 	}
-	resp, err = g.upstream.to(target).RoundTrip(out.WithContext(ctx))
+	resp, err = way.RoundTrip(out.WithContext(ctx))
 	if err == nil {
 		return resp, true, nil
 	}

@@ -123,6 +123,7 @@ func (w *World) configure(public, bank, mail, desk, key string) error {
 		{"profiles/invoice-agent.yaml", invoiceProfile, 0o600},
 		{"profiles/reader-agent.yaml", readerProfile, 0o600},
 		{"profiles/orchestrator.yaml", orchestratorProfile, 0o600},
+		{"profiles/your-agent.yaml", yourProfile, 0o600},
 		{"policies/guardrails.cedar", guardrails, 0o600},
 	}
 	for _, f := range files {
@@ -162,6 +163,7 @@ targets:
     url: "%[7]s"
     credential: {header: Authorization, value: "Bearer ${file:%[9]s/bank.key}"}
     tools: {read_mail: {labels: [untrusted]}, send_mail: {labels: [egress], facts: {to: string}}}
+  - {name: notes, kind: mcp, stdio: true}   # a server of yours: mayfly mcp --target notes … -- SERVER
   - name: desk
     kind: http
     url: "%[8]s"
@@ -233,6 +235,29 @@ default: [mcp:bank:list_invoices]
 lifetime: {idle: 1m, default: 5m, max: 15m}
 delegation: {depth: 2, children: 5, to: [invoice-agent, reader-agent]}
 key: required
+risk: medium
+`
+
+// yourProfile is for agents that a visitor brings.
+const yourProfile = `profile: your-agent
+description: An agent of yours, on this machine.
+owner: you@example.org
+class: ephemeral
+delegators: [{human: {groups: [accounts-payable]}}, {service: {source: local}}]
+attest: [{source: cluster, match: {sub: "system:serviceaccount:agents:invoice"}}, {source: local}]
+grants:
+  - mcp:bank:list_invoices
+  - grant: mcp:bank:pay_invoice
+    where: {amount: {max: 500}, vendor: {in: [acme, globex]}}
+    budget: {calls: 10, sum: {amount: 2000}}
+  - mcp:mail:read_mail
+  - mcp:mail:send_mail
+  - mcp:notes:*
+default: ["mcp:bank:list_invoices", "mcp:bank:pay_invoice", "mcp:mail:read_mail", "mcp:mail:send_mail", "mcp:notes:*"]
+approvals:   # above 200, finance is asked
+  - {grant: mcp:bank:pay_invoice, where: {amount: {min: 200.01}}, group: finance-leads, usable: 5m}
+lifetime: {idle: 10m, default: 1h, max: 8h}
+key: optional   # so that tools which know no DPoP can be tried: mayfly run --bearer
 risk: medium
 `
 

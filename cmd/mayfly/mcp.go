@@ -1,0 +1,517 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/client"
+)
+
+// mcpCmd is mayfly mcp.
+type mcpCmd struct {
+	Target  string `required:"" help:"The MCP server, by its name in grants." placeholder:"NAME"`
+	opening `embed:""`
+	Server  []string `arg:"" optional:"" passthrough:"" help:"A server that speaks on its standard input and output, after --: it is run here, and enforced around."`
+}
+
+// Help is the long help.
+func (mcpCmd) Help() string {
+	return `Is an MCP server on its standard input and output, for clients that speak to no other.
+It opens a task, passes each message through the gateway, and ends the task when its
+input ends. Inside of mayfly run it needs no --profile: it is part of that task.
+
+With a server after --, that is run here, and nothing reaches it but what the gateway
+lets through: the same decisions and the same record as for a server elsewhere. Its
+target says stdio: true in the configuration.
+
+  mayfly mcp --profile reader --target bank
+  mayfly mcp --profile reader --target files -- npx -y @modelcontextprotocol/server-filesystem /srv/reports`
+}
+
+// Run is an MCP server until its input ends.
+func (c mcpCmd) Run(ctx context.Context, t *terminal) error {
+	if len(c.Server) > 0 && c.Server[0] == "--" {
+		c.Server = c.Server[1:]
+	}
+	around := os.Getenv("MAYFLY_MCP_URL")
+	if c.Profile == "" && c.Ticket == "" && around != "" {
+		if len(c.Server) > 0 {
+			return usageError("a server that is run here is a task of its own: missing flags: --profile=PROFILE, or --ticket=TICKET")
+		}
+		f := &stdioFront{out: t.Stdout, address: around + "/" + c.Target, http: &http.Client{}}
+		return f.serve(ctx, t.Stdin)
+	}
+	purpose := "use " + c.Target
+	if len(c.Server) > 0 {
+		purpose = strings.Join(c.Server, " ")
+	}
+	return c.during(ctx, t, false, purpose, func(session *client.Session) error {
+		address, err := session.API().Endpoint(ctx, "mcp", c.Target)
+		if err != nil {
+			return err
+		}
+		f := &stdioFront{out: t.Stdout, address: address, http: &http.Client{Transport: session.Transport()}}
+		if len(c.Server) > 0 {
+			server, err := startLocalServer(t, c.Server)
+			if err != nil {
+				return err
+			}
+			defer server.stop()
+			f.server = server
+		}
+		var alive sync.WaitGroup
+		defer alive.Wait()
+		beating, stop := context.WithCancel(ctx)
+		defer stop()
+		alive.Go(func() {
+			if err := session.KeepAlive(beating); err != nil && beating.Err() == nil {
+				fmt.Fprintf(t.Stderr, "mayfly: the task is over: %v\n", err)
+			}
+		})
+		return f.serve(ctx, t.Stdin)
+	})
+}
+
+// maxMessage is the longest message of a client or a server, in bytes: an answer
+// of the largest size that the gateway passes.
+const maxMessage = 9 << 20
+
+// stdioFront is an MCP server on standard input and output, whose answers come over
+// HTTP.
+type stdioFront struct {
+	address string // of the target at the gateway
+	http    *http.Client
+	server  *localServer // nil for one elsewhere
+
+	mu      sync.Mutex // guards the fields below
+	out     io.Writer
+	session string // of the legacy era, as is version
+	version string
+}
+
+// head is what of a JSON-RPC message says where it belongs.
+type head struct {
+	ID     json.RawMessage `json:"id"`
+	Method string          `json:"method"`
+	Params struct {
+		Name string `json:"name"`
+		Meta struct {
+			Version string `json:"io.modelcontextprotocol/protocolVersion"`
+		} `json:"_meta"`
+	} `json:"params"`
+	Result struct {
+		Version string `json:"protocolVersion"`
+	} `json:"result"`
+}
+
+// serve answers messages until the input ends, or ctx does.
+func (f *stdioFront) serve(ctx context.Context, in io.Reader) error {
+	answering, cancel := context.WithCancel(ctx)
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer cancel()
+	lines := make(chan []byte)
+	failed := make(chan error, 1)
+	go func() { // it cannot be ended while it reads, and ends with the process
+		defer close(lines)
+		s := bufio.NewScanner(in)
+		s.Buffer(nil, maxMessage)
+		for s.Scan() {
+			select {
+			case lines <- bytes.Clone(s.Bytes()):
+			case <-answering.Done():
+				return
+			}
+		}
+		failed <- s.Err()
+	}()
+	var ended <-chan struct{}
+	if f.server != nil {
+		ended = f.server.ended
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ended:
+			calls.Wait() // they are told
+			return f.server.err()
+		case line, more := <-lines:
+			if !more {
+				calls.Wait() // whoever wrote and closed still wants the answers
+				select {
+				case err := <-failed:
+					return err
+				case <-ctx.Done():
+					return nil
+				}
+			}
+			var h head
+			if err := json.Unmarshal(line, &h); err != nil {
+				f.say(failure(nil, -32700, "this is no JSON-RPC message", nil))
+				continue
+			}
+			// What opens a session must be through before what follows; so must what
+			// owes no answer. Calls do not wait for each other.
+			if h.ID == nil || h.Method == "initialize" {
+				f.answer(answering, h, line)
+				continue
+			}
+			calls.Go(func() { f.answer(answering, h, line) })
+		}
+	}
+}
+
+// say writes one message.
+func (f *stdioFront) say(message []byte) {
+	var line bytes.Buffer
+	if err := json.Compact(&line, message); err != nil {
+		return
+	}
+	line.WriteByte('\n')
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, _ = f.out.Write(line.Bytes()) // a client that is gone closes our input too
+}
+
+// failure is the answer to a request that got none (JSON-RPC 2.0 section 5.1).
+func failure(id json.RawMessage, code int, message string, data any) []byte {
+	type rpcError struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+		Data    any    `json:"data,omitempty"`
+	}
+	text, err := json.Marshal(struct {
+		Version string          `json:"jsonrpc"`
+		ID      json.RawMessage `json:"id"` // null where it is not known
+		Error   rpcError        `json:"error"`
+	}{"2.0", id, rpcError{code, message, data}})
+	if err != nil {
+		return []byte(`{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"the answer could not be written"}}`)
+	}
+	return text
+}
+
+// answer passes one message on, and says what comes back.
+func (f *stdioFront) answer(ctx context.Context, h head, line []byte) {
+	resp, err := f.pass(ctx, h, line)
+	if err != nil {
+		if h.ID != nil && ctx.Err() == nil {
+			f.say(failure(h.ID, -32603, mayfly.AsError(err).Message, nil))
+		}
+		return
+	}
+	defer resp.Body.Close()
+	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	switch {
+	case mediaType == "text/event-stream":
+		events := bufio.NewScanner(resp.Body)
+		events.Buffer(nil, maxMessage)
+		for events.Scan() {
+			if data, ok := strings.CutPrefix(events.Text(), "data: "); ok {
+				f.say([]byte(data))
+			}
+		}
+	case mediaType == "application/json" && h.ID != nil:
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
+		if err != nil {
+			f.say(failure(h.ID, -32603, "the answer broke off", nil))
+			return
+		}
+		if h.Method == "initialize" {
+			f.opened(resp, body)
+		}
+		f.say(body)
+	case h.ID != nil:
+		e := client.ReadError(resp)
+		f.say(failure(h.ID, -32603, e.Message, e.Problem()))
+	}
+}
+
+// opened remembers the session that a legacy server opened.
+func (f *stdioFront) opened(resp *http.Response, body []byte) {
+	var h head
+	if err := json.Unmarshal(body, &h); err != nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.session, f.version = resp.Header.Get("Mcp-Session-Id"), h.Result.Version
+}
+
+// pass sends one message to the gateway, with the headers that repeat it.
+func (f *stdioFront) pass(ctx context.Context, h head, line []byte) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.address, bytes.NewReader(line))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json, text/event-stream")
+	f.mu.Lock()
+	session, version := f.session, f.version
+	f.mu.Unlock()
+	if modern := h.Params.Meta.Version; modern != "" {
+		r.Header.Set("Mcp-Protocol-Version", modern)
+		r.Header.Set("Mcp-Method", h.Method)
+		if h.Method == "tools/call" {
+			r.Header.Set("Mcp-Name", h.Params.Name)
+		}
+	} else if h.Method != "initialize" {
+		if version != "" {
+			r.Header.Set("Mcp-Protocol-Version", version)
+		}
+		if session != "" {
+			r.Header.Set("Mcp-Session-Id", session)
+		}
+	}
+	if f.server == nil {
+		return f.http.Do(r)
+	}
+	return f.converse(r, line)
+}
+
+// besideType is the media type of a conversation about a server beside the agent:
+// the message and what the server said go to the gateway, what the server is to be
+// told and what the agent is answered come back.
+const besideType = "application/vnd.mayfly.beside+jsonl"
+
+// told is one line from the gateway.
+type told struct {
+	Send    json.RawMessage   `json:"send"`
+	Status  int               `json:"status"`
+	Headers map[string]string `json:"headers"`
+	Body    string            `json:"body"`
+}
+
+// reply is one line to it.
+type reply struct {
+	Said   []json.RawMessage `json:"said"`
+	Failed string            `json:"failed,omitempty"`
+}
+
+// converse has the gateway decide on a message, tells the server what it is to be
+// told, and gives what the agent is answered.
+func (f *stdioFront) converse(r *http.Request, line []byte) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel() // ends the body of the request
+	r = r.WithContext(ctx)
+	r.Header.Set("Content-Type", besideType)
+	// A server that refuses before it listens would wait for the rest of the body,
+	// which comes only when it has listened (RFC 9110 section 10.1.1).
+	r.Header.Set("Expect", "100-continue")
+	r.ContentLength = -1
+	// Until the server is told something the whole of it can be sent again. What is
+	// said goes into the body that was made last: whoever reads an earlier one may
+	// not have noticed yet that it is over.
+	var current atomic.Pointer[talk]
+	r.GetBody = func() (io.ReadCloser, error) {
+		t := &talk{ctx: ctx, now: append(bytes.Clone(line), '\n'), next: make(chan []byte)}
+		current.Store(t)
+		return io.NopCloser(t), nil
+	}
+	r.Body, _ = r.GetBody()
+	resp, err := f.http.Do(r)
+	if err != nil || resp.Header.Get("Content-Type") != besideType {
+		return resp, err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxMessage)
+	for lines.Scan() {
+		var in told
+		if err := json.Unmarshal(lines.Bytes(), &in); err != nil {
+			return nil, err
+		}
+		if in.Send == nil {
+			out := &http.Response{StatusCode: in.Status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(in.Body)), Request: r}
+			for name, value := range in.Headers {
+				out.Header.Set(name, value)
+			}
+			return out, nil
+		}
+		said, err := f.server.tell(ctx, in.Send)
+		out := reply{Said: said}
+		if err != nil {
+			out.Failed = err.Error()
+		}
+		text, err := json.Marshal(out)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case current.Load().next <- append(text, '\n'):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return nil, errors.Join(errors.New("the gateway's answer broke off"), lines.Err())
+}
+
+// talk is the body of a conversation: what is known at once, and what is said later.
+type talk struct {
+	ctx  context.Context
+	now  []byte
+	next chan []byte
+}
+
+func (t *talk) Read(p []byte) (int, error) {
+	if len(t.now) == 0 {
+		select {
+		case t.now = <-t.next:
+		case <-t.ctx.Done():
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, t.now)
+	t.now = t.now[n:]
+	return n, nil
+}
+
+// localServer is an MCP server that was started here.
+type localServer struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+	exit  error // once ended is closed
+
+	mu      sync.Mutex // guards the fields below
+	stdin   io.WriteCloser
+	waiting map[string]chan json.RawMessage // by the id of a request to it
+	between []json.RawMessage               // what it said meanwhile
+}
+
+// keptBetween is how many messages nobody waits for are kept for the next answer.
+const keptBetween = 256
+
+// startLocalServer runs a server. It ends with us.
+func startLocalServer(t *terminal, command []string) (*localServer, error) {
+	path, err := exec.LookPath(command[0])
+	if err != nil {
+		return nil, usageError(fmt.Sprintf("cannot run %s: %v", command[0], err))
+	}
+	s := &localServer{cmd: exec.Command(path, command[1:]...), ended: make(chan struct{}), waiting: map[string]chan json.RawMessage{}}
+	s.cmd.Args[0] = command[0]
+	s.cmd.Stderr, s.cmd.Env, s.cmd.SysProcAttr = t.Stderr, childEnv(os.Environ()), &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cmd.Start(); err != nil {
+		return nil, mayfly.Errorf(mayfly.Invalid, "cannot run %s: %v", path, err)
+	}
+	go func() {
+		defer close(s.ended)
+		s.listen(out)
+		s.exit = s.cmd.Wait()
+	}()
+	return s, nil
+}
+
+// err says that it ended, and how.
+func (s *localServer) err() error {
+	if s.exit == nil {
+		return fmt.Errorf("%s ended by itself", s.cmd.Args[0])
+	}
+	return fmt.Errorf("%s ended: %w", s.cmd.Args[0], s.exit)
+}
+
+// stop ends it, as the protocol says: its input ends, and then it is asked to.
+func (s *localServer) stop() {
+	s.mu.Lock()
+	_ = s.stdin.Close() // it may be gone already
+	s.mu.Unlock()
+	for _, signal := range []os.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		patience := time.NewTimer(localServerEnds)
+		select {
+		case <-s.ended:
+			patience.Stop()
+			return
+		case <-patience.C:
+			_ = s.cmd.Process.Signal(signal) // it may end meanwhile
+		}
+	}
+	<-s.ended
+}
+
+// localServerEnds is how long a server has to end, each time it is told to.
+const localServerEnds = 2 * time.Second
+
+// listen sorts what it says: answers to whoever waits, the rest for the next answer.
+func (s *localServer) listen(out io.Reader) {
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, maxMessage)
+	for lines.Scan() {
+		line := bytes.Clone(lines.Bytes())
+		var h head
+		if err := json.Unmarshal(line, &h); err != nil {
+			continue // a server that writes its log here
+		}
+		s.mu.Lock()
+		waiter := s.waiting[string(h.ID)]
+		if h.Method != "" {
+			waiter = nil
+			if s.between = append(s.between, line); len(s.between) > keptBetween {
+				s.between = s.between[1:]
+			}
+		}
+		if waiter != nil {
+			delete(s.waiting, string(h.ID))
+			waiter <- line
+		}
+		s.mu.Unlock()
+	}
+}
+
+// tell writes one message, and gives what the server said since the last time and,
+// for a request, up to its response.
+func (s *localServer) tell(ctx context.Context, message json.RawMessage) ([]json.RawMessage, error) {
+	var h head
+	if err := json.Unmarshal(message, &h); err != nil {
+		return nil, err
+	}
+	request := h.ID != nil && h.Method != ""
+	answer := make(chan json.RawMessage, 1)
+	s.mu.Lock()
+	if request {
+		s.waiting[string(h.ID)] = answer
+	}
+	_, err := s.stdin.Write(append(bytes.Clone(message), '\n'))
+	s.mu.Unlock()
+	if err != nil {
+		return nil, errors.New("it takes no input")
+	}
+	if !request {
+		return nil, nil
+	}
+	select {
+	case line := <-answer:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		said := append(s.between, line)
+		s.between = nil
+		return said, nil
+	case <-s.ended:
+		return nil, s.err()
+	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.waiting, string(h.ID))
+		return nil, ctx.Err()
+	}
+}
