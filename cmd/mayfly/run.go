@@ -34,9 +34,10 @@ type opening struct {
 
 // runCmd is mayfly run.
 type runCmd struct {
-	opening `embed:""`
-	Bearer  bool     `help:"Hand the command the task's own token in the file MAYFLY_TOKEN_FILE, bound to no key; only where the profile's key is optional."`
-	Command []string `arg:"" passthrough:"" help:"The command, after --."`
+	opening  `embed:""`
+	Bearer   bool     `help:"Hand the command the task's own token in the file MAYFLY_TOKEN_FILE, bound to no key; only where the profile's key is optional."`
+	TokenFor string   `help:"With --bearer: the token is for this target, for clients that speak to the gateway by themselves." placeholder:"KIND/NAME"`
+	Command  []string `arg:"" passthrough:"" help:"The command, after --."`
 }
 
 // Help is the long help.
@@ -62,6 +63,14 @@ func (c runCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	if len(c.Command) == 0 {
 		return usageError("say what to run, after --")
+	}
+	kind, target, ok := strings.Cut(c.TokenFor, "/")
+	switch {
+	case c.TokenFor == "":
+	case !c.Bearer:
+		return usageError("--token-for goes with --bearer")
+	case !ok || kind != "mcp" && kind != "http" || target == "":
+		return usageError("--token-for is a target, such as mcp/bank or http/desk")
 	}
 	path, err := exec.LookPath(c.Command[0])
 	if err != nil {
@@ -181,7 +190,13 @@ func (c runCmd) work(ctx context.Context, t *terminal, session *client.Session, 
 		"MAYFLY_TASK="+string(session.Task()), "MAYFLY_MCP_URL="+wrapper.base+"/mcp", "MAYFLY_HTTP_URL="+wrapper.base+"/http")
 	cmd.Env = append(cmd.Env, lent...)
 	if c.Bearer {
-		file, stop, err := tokenFile(ctx, t, session)
+		resource := ""
+		if kind, target, ok := strings.Cut(c.TokenFor, "/"); ok {
+			if resource, err = session.API().Endpoint(ctx, kind, target); err != nil {
+				return 0, err
+			}
+		}
+		file, stop, err := tokenFile(ctx, t, session, resource)
 		if err != nil {
 			return 0, err
 		}
@@ -319,9 +334,9 @@ func (w *wrapper) close() {
 // tokenEvery is how often the token file is brought up to date.
 const tokenEvery = 5 * time.Second
 
-// tokenFile keeps the task's own token in a file that only this user can read,
-// until stop.
-func tokenFile(ctx context.Context, t *terminal, session *client.Session) (path string, stop func(), err error) {
+// tokenFile keeps a token of the task in a file that only this user can read, until
+// stop: for a target of the gateway, or with no resource the task's own.
+func tokenFile(ctx context.Context, t *terminal, session *client.Session, resource string) (path string, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "mayfly-")
 	if err != nil {
 		return "", nil, err
@@ -329,7 +344,7 @@ func tokenFile(ctx context.Context, t *terminal, session *client.Session) (path 
 	path = filepath.Join(dir, "token")
 	written := ""
 	write := func() error {
-		token, err := session.Token(ctx, "")
+		token, err := session.Token(ctx, resource)
 		if err != nil || token.Text.Reveal() == written {
 			return err
 		}

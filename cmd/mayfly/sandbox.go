@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -69,7 +70,11 @@ func (c sandboxCmd) Run(ctx context.Context, t *terminal) (err error) {
 	}, Certificate: func(ctx context.Context, as string, task mayfly.TaskID) (string, bool, error) {
 		return checkedCertificate(ctx, world.Public, as, task)
 	}}
-	playground := &sandbox.Playground{World: world, Story: story, NewPlace: newPlace}
+	program, named, err := ourProgram()
+	if err != nil {
+		return err
+	}
+	playground := &sandbox.Playground{World: world, Story: story, NewPlace: newPlace, Program: program}
 	page, err := playground.Listen()
 	if err != nil {
 		return err
@@ -88,10 +93,15 @@ func (c sandboxCmd) Run(ctx context.Context, t *terminal) (err error) {
 	if c.Headless {
 		return runDrills(ctx, t)
 	}
-	fmt.Fprintf(t.Stdout, `Your turn. In a browser, %[3]s leads through all of this again, and through drills.
-Agents are at work meanwhile; the console shows them. In another terminal:
+	alias := ""
+	if !named {
+		alias = "   alias mayfly=" + program + "\n"
+	}
+	fmt.Fprintf(t.Stdout, `Your turn. In a browser, %[3]s leads through all of this again, through drills,
+and to lines that connect an agent of yours. Agents are at work meanwhile; the console
+shows them. In another terminal:
 
-   export MAYFLY_CONFIG=%[1]s
+%[4]s   export MAYFLY_CONFIG=%[1]s
    mayfly ps --tree
    mayfly log tail --follow
    mayfly run --profile invoice-agent --can mcp:bank:list_invoices -- env
@@ -99,13 +109,30 @@ Agents are at work meanwhile; the console shows them. In another terminal:
    mayfly revoke --human alice@example.org
 
 Ctrl-C ends the sandbox.
-`, world.Config, world.IDP, page)
+`, world.Config, world.IDP, page, alias)
 	crew := &sandbox.Crew{World: world}
 	if err := crew.Work(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// ourProgram is how this program is run in a terminal, and whether that is by its
+// name alone.
+func ourProgram() (program string, named bool, err error) {
+	program, err = os.Executable()
+	if err != nil {
+		return "", false, err
+	}
+	if found, err := exec.LookPath("mayfly"); err == nil {
+		if a, err := os.Stat(found); err == nil {
+			if b, err := os.Stat(program); err == nil && os.SameFile(a, b) {
+				return "mayfly", true, nil
+			}
+		}
+	}
+	return program, false, nil
 }
 
 // runDrills runs every drill, each in a place of its own.

@@ -36,6 +36,7 @@ sources:
   - {name: local, kind: unix, subject: workload}
 targets:
   - {name: everything, kind: mcp, url: %[6]q}
+  - {name: beside, kind: mcp, stdio: true}
 `
 
 var profilesAmongPeers = map[string]string{
@@ -43,7 +44,7 @@ var profilesAmongPeers = map[string]string{
 owner: you@example.org
 delegators: [{human: {groups: [accounts-payable]}}]
 attest: [{source: local}]
-grants: ["mcp:everything:echo", "mcp:everything:get-sum", "mcp:everything:get-tiny-image"]
+grants: ["mcp:everything:echo", "mcp:everything:get-sum", "mcp:everything:get-tiny-image", "mcp:beside:echo"]
 default: ["mcp:everything:echo"]
 lifetime: {idle: 2m, default: 15m, max: 1h}
 delegation: {depth: 1, children: 2, to: [checker]}
@@ -196,6 +197,8 @@ func TestAPersonsTaskUsesARealToolThroughARealLogin(t *testing.T) {
 			t.Errorf("%d calls reached the tool", calls)
 		}
 
+		enforcesAround(ctx, t, i, alice)
+
 		must(t, running.Stop())
 		i.AuditStopped()
 		if said, code := i.Mayfly("log", "verify"); code != 0 || !strings.HasPrefix(said, "ok: ") {
@@ -207,6 +210,29 @@ func TestAPersonsTaskUsesARealToolThroughARealLogin(t *testing.T) {
 			}
 		}
 	})
+}
+
+// enforcesAround has mayfly mcp run a real server that speaks on standard input and
+// output, between it and a client that speaks to no other.
+func enforcesAround(ctx context.Context, t *testing.T, i *mayflytest.Installation, person string) {
+	t.Helper()
+	server, err := filepath.Abs(filepath.Join(peers, "node_modules", ".bin", "mcp-server-everything"))
+	must(t, err)
+	cmd := exec.CommandContext(ctx, i.Program(), "--config", filepath.Join(i.Dir, "mayfly.yaml"),
+		"mcp", "--profile", "helper", "--can", "mcp:beside:echo", "--target", "beside", "--", "node", server, "stdio")
+	cmd.Env = append(os.Environ(), "MAYFLY_SUBJECT_TOKEN="+person)
+	said := &mayflytest.Lines{}
+	cmd.Stderr = said
+	agent, err := mcp.NewClient(&mcp.Implementation{Name: "agent", Version: "1"}, nil).Connect(ctx, &mcp.CommandTransport{Command: cmd}, nil)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	if got := listed(ctx, t, agent); !slices.Equal(got, []string{"echo"}) {
+		t.Errorf("of the server beside it the agent is shown the tools %v", got)
+	}
+	answers(ctx, t, agent, "echo", map[string]any{"message": "beside"}, "Echo: beside")
+	denies(ctx, t, agent, "get-env", mayfly.TermToken)
+	must(t, agent.Close())
 }
 
 // installAmongPeers is an installation that takes the provider's word for people

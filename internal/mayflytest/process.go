@@ -180,6 +180,9 @@ func (i *Installation) Client() *client.Client {
 	return i.Handed.Client(i.System)
 }
 
+// Program is the path of the real program.
+func (i *Installation) Program() string { return i.program }
+
 // Mayfly runs the program with these arguments and gives what it printed and its
 // exit code.
 func (i *Installation) Mayfly(arguments ...string) (output string, code int) {

@@ -27,6 +27,7 @@ type Playground struct {
 	World    *World
 	Story    *Story // whose ways to verify the log and a certificate are used
 	NewPlace func(context.Context) (*Place, error)
+	Program  string // how the mayfly of this sandbox is run in a terminal
 
 	server *http.Server
 	pages  *template.Template
@@ -66,6 +67,7 @@ func (p *Playground) Listen() (string, error) {
 	mux.HandleFunc("GET /{$}", p.index)
 	mux.HandleFunc("GET /drills", p.drillsPage)
 	mux.HandleFunc("GET /play", p.play)
+	mux.HandleFunc("GET /your-agent", p.yourAgent)
 	mux.HandleFunc("GET /page.css", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, pageFiles, "pages/page.css") })
 	mux.HandleFunc("GET /page.js", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, pageFiles, "pages/page.js") })
 	mux.HandleFunc("POST /steps/next", p.nextStep)
@@ -148,6 +150,27 @@ func (p *Playground) drillsPage(w http.ResponseWriter, _ *http.Request) {
 		list = append(list, sc)
 	}
 	p.show(w, "drills.html", page{"drills", p.World, list})
+}
+
+// line is a way to connect an agent, to be copied.
+type line struct{ Title, Text, Command string }
+
+func (p *Playground) yourAgent(w http.ResponseWriter, _ *http.Request) {
+	mayfly := p.Program + " --config " + p.World.Config
+	const inspector = "npx -y @modelcontextprotocol/inspector --cli"
+	p.show(w, "your-agent.html", page{"your-agent", p.World, []line{
+		{"An agent that you start", "It finds the bank at $MAYFLY_MCP_URL/bank, and has neither key nor token.",
+			mayfly + " run --profile your-agent -- your-agent"},
+		{"A client that starts its servers", "For the list of MCP servers of a desktop client or an editor.",
+			fmt.Sprintf(`{"mcpServers": {"bank": {"command": %q, "args": ["--config", %q, "mcp", "--profile", "your-agent", "--target", "bank"]}}}`, p.Program, p.World.Config)},
+		{"A server of yours, on standard input and output", "It runs here, and nothing reaches it but what is decided on and recorded. In a client's list of servers, this takes its place.",
+			mayfly + " mcp --profile your-agent --target notes -- npx -y @modelcontextprotocol/server-everything stdio"},
+		{"The MCP inspector, as part of a task", "No token is shown to it.",
+			mayfly + " run --profile your-agent -- sh -c '" + inspector + " $MAYFLY_MCP_URL/bank --transport http --method tools/list'"},
+		{"The MCP inspector, with a token of its own", "For whatever speaks to the gateway by itself and knows no DPoP; the profile says that this may be.",
+			mayfly + " run --bearer --token-for mcp/bank --profile your-agent -- sh -c '" + inspector + " " + p.World.Public +
+				`/mcp/bank --transport http --method tools/list --header "Authorization: Bearer $(cat $MAYFLY_TOKEN_FILE)"'`},
+	}})
 }
 
 // ran does something that says what it sees, and takes it down.

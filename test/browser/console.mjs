@@ -351,6 +351,19 @@ await check("free play says which term refused", async () => {
 	await fits(player.page);
 });
 
+await check("an agent of one's own is connected by a line to copy", async () => {
+	await player.page.setViewportSize({ width: 1280, height: 800 });
+	await player.page.goto(`${flags.playground}your-agent`);
+	await accessible(player.page);
+	await fits(player.page);
+	await shot(player.page, "your-agent");
+	await player.context.grantPermissions(["clipboard-read", "clipboard-write"]);
+	await player.page.getByRole("button", { name: "Copy" }).first().click();
+	await player.page.getByText("Copied").waitFor();
+	const copied = await player.page.evaluate(() => navigator.clipboard.readText());
+	must(copied.endsWith("run --profile your-agent -- your-agent"), `copied is ${copied}`);
+});
+
 await check("the sandbox's pages had nothing to complain of", async () => must(player.complaints.length === 0, player.complaints.join("\n")));
 
 await browser.close();

@@ -8,3 +8,11 @@ for (const form of document.forms) {
 		form.addEventListener("submit", (e) => e.preventDefault());
 	});
 }
+
+for (const button of document.querySelectorAll(".copy")) {
+	button.hidden = false;
+	button.addEventListener("click", async () => {
+		await navigator.clipboard.writeText(button.previousElementSibling.textContent);
+		button.textContent = "Copied";
+	});
+}
