@@ -3,7 +3,7 @@ package mayfly
 import "time"
 
 // Event is one fact, recorded in the commit that made it true. The set is
-// closed: one struct a fact,. Its fields are the
+// closed: one struct a fact. Its fields are the
 // body of the record, which only holders of the seal key can read; its
 // [EventHeader] goes into the log's leaf in clear.
 type Event interface {

@@ -32,7 +32,7 @@ type cli struct {
 	Init        initCmd        `cmd:"" help:"Write a small, commented, working configuration."`
 	Check       checkCmd       `cmd:"" help:"Check the configuration, all of it, without starting anything."`
 	Serve       serveCmd       `cmd:"" help:"Run the server."`
-	Sandbox     sandboxCmd     `cmd:"" help:"Watch the whole road once, on this machine alone."`
+	Sandbox     sandboxCmd     `cmd:"" help:"See it work, and try to break it, on this machine alone."`
 	Run         runCmd         `cmd:"" help:"Run a command with a task of its own."`
 	MCP         mcpCmd         `cmd:"" name:"mcp" help:"Be an MCP server on standard input and output, by way of the gateway."`
 	Delegate    delegateCmd    `cmd:"" help:"Hand authority over: print a ticket."`

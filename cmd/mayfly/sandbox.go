@@ -38,10 +38,11 @@ type sandboxCmd struct {
 // Help is the long help.
 func (sandboxCmd) Help() string {
 	return `Starts a whole demo world in this process: an identity provider (alice, bob, a CI
-service), an MCP server over a few invoices, an HTTP API over a few tickets, and a
-Mayfly server in front of them. It tells a story with them, each step real, and
-then stays up for you to play with. Nothing leaves this machine, and everything is
-deleted at the end.
+service), an MCP server over a few invoices, one with mail, an HTTP API over a few
+tickets, and a Mayfly server with its console in front of them. It tells a story with
+them, each step real, and then has agents work until you end it. In a browser it leads
+through the story, through drills that try to break it, and to lines that connect an
+agent of yours. Nothing leaves this machine, and everything is deleted at the end.
 
   mayfly sandbox`
 }

@@ -8,11 +8,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/internal/authority"
 	"github.com/mayfly-id/mayfly/internal/mayflytest"
 )
 
@@ -27,16 +31,7 @@ var (
 // looked at by axe. What is checked is in test/browser/console.mjs, and each check
 // there is a test here.
 func TestARealBrowserUsesTheConsole(t *testing.T) {
-	chromium := ""
-	for _, name := range []string{"chromium", "google-chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			chromium = path
-			break
-		}
-	}
-	if _, err := os.Stat(filepath.Join(browserDriver, "node_modules", "playwright-core")); err != nil || chromium == "" {
-		missing(t, "no browser is installed (Chromium %q, %v); run make setup", chromium, err)
-	}
+	chromium := installedBrowser(t)
 	shots, err := filepath.Abs(browserShots)
 	must(t, err)
 
@@ -84,6 +79,19 @@ func TestARealBrowserUsesTheConsole(t *testing.T) {
 	}
 }
 
+// installedBrowser is the path of Chromium.
+func installedBrowser(t *testing.T) string {
+	t.Helper()
+	_, err := os.Stat(filepath.Join(browserDriver, "node_modules", "playwright-core"))
+	for _, name := range []string{"chromium", "google-chrome"} {
+		if path, found := exec.LookPath(name); found == nil && err == nil {
+			return path
+		}
+	}
+	missing(t, "no browser is installed (%v); run make setup", err)
+	return ""
+}
+
 // startSandbox runs mayfly sandbox until the test ends, waits until its agents are
 // at work, and gives the addresses it says.
 func startSandbox(t *testing.T) map[string]string {
@@ -110,4 +118,69 @@ func startSandbox(t *testing.T) map[string]string {
 		addresses[m[1]] = m[2]
 	}
 	return addresses
+}
+
+// The page that is open all day: 5,000 live tasks, of which 200 change each second,
+// for ten minutes. No update blocks the page for long, and it does not grow.
+func TestThePageOfThousandsOfLiveTasksStaysQuick(t *testing.T) {
+	minutes := os.Getenv("MAYFLY_LIVE_MINUTES")
+	if minutes == "" && os.Getenv("MAYFLY_SOAK") != "" {
+		minutes = "10"
+	}
+	if minutes == "" {
+		t.Skip("takes ten minutes: make soak, or set MAYFLY_LIVE_MINUTES")
+	}
+	const live, perSecond = 5000, 200
+	chromium := installedBrowser(t)
+	d := watched(t, mayflytest.Options{Change: func(b *authority.Bundle) {
+		b.Profiles["open"].Lifetime = mayfly.Lifetime{Idle: time.Hour, Default: 2 * time.Hour, Max: 3 * time.Hour}
+	}})
+	d.Login.Claims = map[string]any{"sub": "oli", "groups": []string{"officers"}}
+	tokens := make([]string, live)
+	for i := range tokens {
+		tokens[i] = d.open(t, "open", "mcp:bank:*").AccessToken
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var calls sync.WaitGroup
+	calls.Go(func() {
+		tick := time.NewTicker(time.Second / perSecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if ad, err := d.call(ctx, tokens[i*7%live], "list_invoices", `{}`); err == nil {
+				ad.Done(authority.Outcome{Name: "answered", Status: 200})
+			} else if ctx.Err() == nil {
+				t.Errorf("call %d: %v", i, err)
+				return
+			}
+		}
+	})
+	defer calls.Wait()
+	defer cancel()
+	driver := exec.Command("node", "load.mjs", "--console", d.URL, "--tasks", strconv.Itoa(live), "--minutes", minutes, "--chromium", chromium)
+	driver.Dir = browserDriver
+	out, err := driver.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	first := 0.0
+	for line := range strings.Lines(string(out)) {
+		t.Log(strings.TrimSpace(line))
+		var minute struct{ Minute, Longest, Heap float64 }
+		must(t, json.Unmarshal([]byte(line), &minute))
+		if minute.Longest > 50 {
+			t.Errorf("in minute %.0f the page was blocked for %.0f ms", minute.Minute, minute.Longest)
+		}
+		// After two minutes each row was changed several times.
+		if minute.Minute == 2 {
+			first = minute.Heap
+		}
+		if minute.Minute > 2 && minute.Heap > first*1.2 {
+			t.Errorf("in minute %.0f the page holds %.0f bytes, %.0f after two", minute.Minute, minute.Heap, first)
+		}
+	}
 }
