@@ -54,7 +54,9 @@ func TestTheReferenceIsWhatTheProgramIs(t *testing.T) {
 const generated = "\nMade from the program; a test holds it to that.\n"
 
 // inCell is a text in a table, on one line.
-func inCell(s string) string { return strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "|", `\|`) }
+func inCell(s string) string {
+	return strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "|", `\|`)
+}
 
 func referenceCLI(t *testing.T, w *bytes.Buffer) {
 	var c cli

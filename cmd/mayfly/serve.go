@@ -153,7 +153,7 @@ func newInstance(ctx context.Context, c *Config, logger *slog.Logger, wall func(
 	n.anchoring = witness.New(witness.Options{
 		DB: n.db, Log: n.log, Policy: func() witness.Policy { return *n.witnesses.Load() }, Logger: logger,
 	})
-	n.webhooks = signals.New(signals.Options{DB: n.db, Hooks: n.hooks, Issuer: c.Issuer, Logger: logger})
+	n.webhooks = signals.New(signals.Options{DB: n.db, Hooks: n.hooks, ApprovalURL: n.authority.ApprovalURL, Logger: logger})
 	n.exporting.Store(&c.Exports)
 	n.exports = signals.NewExports(signals.ExportOptions{
 		DB: n.db, Exports: func() []signals.Export { return *n.exporting.Load() }, Issuer: c.Issuer, Origin: n.log.Origin(),

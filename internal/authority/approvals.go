@@ -226,10 +226,20 @@ func limited(err error) error {
 	return err
 }
 
+// ApprovalURL is where a human answers a request: its page in the console, or, where
+// nobody signs in, the request itself.
+func (a *Authority) ApprovalURL(id string) string {
+	b := a.Bundle()
+	if b.Sources.SignsIn() {
+		return b.Issuer + "/console/approvals/" + id
+	}
+	return b.Issuer + "/v1/approvals/" + id
+}
+
 // askedFor tells an agent what it waits for.
 func (a *Authority) askedFor(ap *mayfly.Approval) *mayfly.Next {
 	return &mayfly.Next{
-		Action: "request", Grant: ap.Grant, Approval: ap.ID, URL: a.Bundle().Issuer + "/v1/approvals/" + ap.ID,
+		Action: "request", Grant: ap.Grant, Approval: ap.ID, URL: a.ApprovalURL(ap.ID),
 		Detail: "send the same request again when a human has said yes; until " + ap.ExpiresAt.Format(time.RFC3339) + " they may",
 	}
 }

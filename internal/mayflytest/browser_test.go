@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/client"
 	"github.com/mayfly-id/mayfly/internal/authority"
 	"github.com/mayfly-id/mayfly/internal/mayflytest"
 )
@@ -136,9 +137,15 @@ func TestThePageOfThousandsOfLiveTasksStaysQuick(t *testing.T) {
 		b.Profiles["open"].Lifetime = mayfly.Lifetime{Idle: time.Hour, Default: 2 * time.Hour, Max: 3 * time.Hour}
 	}})
 	d.Login.Claims = map[string]any{"sub": "oli", "groups": []string{"officers"}}
-	tokens := make([]string, live)
-	for i := range tokens {
-		tokens[i] = d.open(t, "open", "mcp:bank:*").AccessToken
+	agents, api := make([]*client.Session, live), d.Client()
+	for i := range agents {
+		r := d.Opening("mcp:bank:*")
+		r.Profile, r.Key = "open", nil
+		var err error
+		agents[i], err = api.Open(t.Context(), r, func(context.Context) (string, string, error) {
+			return d.Evidence("invoice-1"), client.TypeJWT, nil
+		})
+		must(t, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls sync.WaitGroup
@@ -151,9 +158,14 @@ func TestThePageOfThousandsOfLiveTasksStaysQuick(t *testing.T) {
 				return
 			case <-tick.C:
 			}
-			if ad, err := d.call(ctx, tokens[i*7%live], "list_invoices", `{}`); err == nil {
-				ad.Done(authority.Outcome{Name: "answered", Status: 200})
-			} else if ctx.Err() == nil {
+			token, err := agents[i*7%live].Token(ctx, "")
+			if err == nil {
+				var ad *authority.Admission
+				if ad, err = d.call(ctx, token.Text.Reveal(), "list_invoices", `{}`); err == nil {
+					ad.Done(authority.Outcome{Name: "answered", Status: 200})
+				}
+			}
+			if err != nil && ctx.Err() == nil {
 				t.Errorf("call %d: %v", i, err)
 				return
 			}

@@ -32,10 +32,11 @@ type Webhook struct {
 // Options are what webhooks are made of. Hooks gives the ones in force now; it
 // is asked again each time, so that a reload reaches them.
 type Options struct {
-	DB     *store.DB
-	Hooks  func() []Webhook
-	Issuer string
-	Logger *slog.Logger
+	DB    *store.DB
+	Hooks func() []Webhook
+	// ApprovalURL is where a human answers a request.
+	ApprovalURL func(id string) string
+	Logger      *slog.Logger
 	// Client carries the requests; nil is one with short times and no redirects.
 	Client *http.Client
 }
@@ -184,7 +185,7 @@ func (w *Webhooks) notices(ctx context.Context, rows []store.EventRow) ([]*notic
 		n.id = row.ID
 		n.Approvals = append(n.Approvals, Approval{
 			ID: e.Approval, What: e.What, Grant: e.Grant, Needs: e.Needs, Policies: e.Policies, ExpiresAt: e.ExpiresAt,
-			URL: w.o.Issuer + "/v1/approvals/" + e.Approval,
+			URL: w.o.ApprovalURL(e.Approval),
 		})
 	}
 	return list, nil

@@ -90,7 +90,7 @@ func TestAWebhookIsToldOfWhatWaits(t *testing.T) {
 	server := httptest.NewServer(r)
 	defer server.Close()
 	hooks := signals.New(signals.Options{
-		DB: db, Issuer: "https://mayfly.example", Hooks: func() []signals.Webhook { return []signals.Webhook{{URL: server.URL, Secret: secret}} },
+		DB: db, ApprovalURL: func(id string) string { return "https://mayfly.example/v1/approvals/" + id }, Hooks: func() []signals.Webhook { return []signals.Webhook{{URL: server.URL, Secret: secret}} },
 	})
 	ask := func(task mayfly.TaskID, ids ...string) {
 		for _, id := range ids {
