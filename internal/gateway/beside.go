@@ -158,6 +158,12 @@ func (c *conversation) RoundTrip(out *http.Request) (*http.Response, error) {
 	if e.id == nil || e.method == nil {
 		return resp, nil
 	}
+	if len(said) == 0 {
+		return nil, owes()
+	}
+	if last, err := parseEnvelope(said[len(said)-1]); err != nil || last.method != nil || !sameID(last.id, e.id) {
+		return nil, owes()
+	}
 	resp.StatusCode = http.StatusOK
 	var body bytes.Buffer
 	resp.Header.Set("Content-Type", "text/event-stream")
@@ -171,6 +177,11 @@ func (c *conversation) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	resp.ContentLength, resp.Body = int64(body.Len()), io.NopCloser(&body)
 	return resp, nil
+}
+
+// owes says that a request got no response: whoever waits for it must be told.
+func owes() *mayfly.Error {
+	return mayfly.Errorf(mayfly.BadUpstream, "the server beside the agent did not answer this request")
 }
 
 func (c *conversation) ask(message []byte) ([]jsontext.Value, error) {
