@@ -110,6 +110,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		defer finish()
+	} else if r.Header.Get("Content-Type") == besideType {
+		w.Header().Set("Connection", "close") // nobody will read the rest
+		g.refuse(x, "mcp beside", mayfly.Errorf(mayfly.Conflict, "the server of %q is not run beside its agent: leave SERVER out, or give the target stdio: true in the place of its url", x.route.target))
+		return
 	} else if err := checkFraming(r); err != nil {
 		w.Header().Set("Connection", "close")
 		g.refuse(x, "framing", err)

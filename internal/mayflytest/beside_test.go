@@ -183,6 +183,10 @@ func TestWhoSpeaksOtherwiseToAServerBesideIsRefused(t *testing.T) {
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(call)), nil }
 	r.Header.Set("Content-Type", besideType)
 	r.ContentLength = -1
+	if got := s.DoAs(as, r.Clone(t.Context())); got.Status != http.StatusConflict || !strings.Contains(string(got.Body), "is not run beside its agent") {
+		t.Errorf("a conversation about a server elsewhere: %d %s", got.Status, got.Body)
+	}
+	r.Header.Set("Content-Type", "application/json")
 	if got := s.DoAs(as, r); got.Status != http.StatusBadRequest || !strings.Contains(string(got.Body), "Content-Length") {
 		t.Errorf("in chunks to a server elsewhere: %d %s", got.Status, got.Body)
 	}
