@@ -123,11 +123,12 @@ function draw() {
 		list.push(before.get(look(r, i)) ?? makeRow(r, i));
 	}
 	if (until < order.length) list.push(gap((order.length - until) * rowHeight));
-	const stays = list.length === body.children.length && list.every((tr, i) => tr === body.children[i] || !tr.isConnected);
-	if (stays) {
-		list.forEach((tr, i) => tr.isConnected || body.children[i].replaceWith(tr));
-	} else {
-		body.replaceChildren(...list);
+	const drawn = new Set(list);
+	for (const tr of [...body.children]) if (!drawn.has(tr)) tr.remove();
+	let at = body.firstChild;
+	for (const tr of list) {
+		if (tr === at) at = at.nextSibling;
+		else body.insertBefore(tr, at);
 	}
 	// Whoever was on a link of a row stays there.
 	if (heldID) body.querySelector(`tr[data-id="${CSS.escape(heldID)}"]`)?.querySelectorAll("a")[heldAt]?.focus({ preventScroll: true });
