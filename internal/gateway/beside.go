@@ -92,19 +92,23 @@ func (x *request) converse() (finish func(), err error) {
 	return func() { c.finish(last) }, nil
 }
 
-// line reads one line of at most max bytes, without its end.
+// line reads one line of at most max bytes, without its end. One that is longer is
+// read to its end all the same: whoever is still sending would not hear the answer.
 func (c *conversation) line(max int) ([]byte, error) {
 	var line []byte
-	for {
+	for read := 0; ; {
 		part, err := c.lines.ReadSlice('\n')
-		line = append(line, part...)
+		if read += len(part); read <= max {
+			line = append(line, part...)
+		}
 		switch {
-		case len(line) > max:
+		case errors.Is(err, bufio.ErrBufferFull) && read <= max+besideMost:
+		case read > max:
 			return nil, fmt.Errorf("a line is longer than %d bytes", max)
-		case err == nil:
-			return bytes.TrimRight(line, "\r\n"), nil
-		case !errors.Is(err, bufio.ErrBufferFull):
+		case err != nil:
 			return nil, err
+		default:
+			return bytes.TrimRight(line, "\r\n"), nil
 		}
 	}
 }

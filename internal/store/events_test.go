@@ -302,7 +302,7 @@ func TestASealedValueOpensOnlyAsItself(t *testing.T) {
 	for _, c := range []struct {
 		purpose, id string
 		box         []byte
-	}{{"other", "id", box}, {"purpose", "other", box}, {"purpose", "id", box[:20]}, {"purpose", "id", append([]byte{1}, box[1:]...)}} {
+	}{{"other", "id", box}, {"purpose", "other", box}, {"purpose", "id", box[:20]}, {"purpose", "id", append([]byte{box[0] ^ 1}, box[1:]...)}} {
 		if _, err := db.Unseal(c.purpose, c.id, c.box); err == nil {
 			t.Errorf("%s of %s opened", c.purpose, c.id)
 		}
