@@ -41,6 +41,7 @@ type argument struct {
 	Before      string
 	Changed     bool
 	New         bool // there was none such before
+	Unknown     bool // what it was before was not kept
 }
 
 // approvalPage is one request.
@@ -139,8 +140,11 @@ func (v *visit) compare(b *approvalPage) error {
 		for i := range b.Arguments {
 			one := &b.Arguments[i]
 			was, there := known[one.Name]
-			one.Before, one.New = was, whole && !there
-			one.Changed = there && unquoted(was) != unquoted(one.Value)
+			is := one.Value
+			if !whole {
+				is = unquoted(is) // as facts are kept
+			}
+			one.Before, one.New, one.Unknown, one.Changed = was, whole && !there, !whole && !there, there && was != is
 			delete(known, one.Name)
 		}
 		for _, name := range slices.Sorted(maps.Keys(known)) {

@@ -54,6 +54,7 @@ const (
 	boardMinutes = 120
 	boardLives   = 1000
 	boardTasks   = 50_000 // whose last action is known
+	boardEach    = 20     // pages of one human that are kept current at once
 )
 
 func newBoard(a *authority.Authority, logger *slog.Logger) *board {
@@ -203,6 +204,7 @@ func (b *board) trim() {
 
 // watcher is somebody who is told which tasks changed.
 type watcher struct {
+	human   authority.RootView
 	changed map[mayfly.TaskID]struct{} // guarded by the board's lock
 	news    chan struct{}
 }
@@ -216,10 +218,20 @@ func (w *watcher) tell() {
 	}
 }
 
-// watch begins to tell which tasks change; stop ends that.
-func (b *board) watch() (w *watcher, stop func()) {
-	w = &watcher{changed: map[mayfly.TaskID]struct{}{}, news: make(chan struct{}, 1)}
+// watch begins to tell a human which tasks change; stop ends that.
+func (b *board) watch(human authority.RootView) (w *watcher, stop func(), err error) {
+	w = &watcher{human: human, changed: map[mayfly.TaskID]struct{}{}, news: make(chan struct{}, 1)}
 	b.mu.Lock()
+	open := 0
+	for other := range b.watchers {
+		if other.human == human {
+			open++
+		}
+	}
+	if open >= boardEach {
+		b.mu.Unlock()
+		return nil, nil, mayfly.Errorf(mayfly.RateLimited, "%d of your pages are kept current already; close one", open)
+	}
 	b.watchers[w] = struct{}{}
 	b.mu.Unlock()
 	b.look()
@@ -227,7 +239,7 @@ func (b *board) watch() (w *watcher, stop func()) {
 		b.mu.Lock()
 		delete(b.watchers, w)
 		b.mu.Unlock()
-	}
+	}, nil
 }
 
 // changes gives up to most of what changed since it was last asked.

@@ -110,7 +110,10 @@ func (v *visit) changes() error {
 	if err != nil {
 		return err
 	}
-	watcher, stop := v.c.board.watch()
+	watcher, stop, err := v.c.board.watch(v.me.Human)
+	if err != nil {
+		return err
+	}
 	defer stop()
 	ctx, cancel := context.WithTimeout(v.ctx(), streamMax)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -668,6 +669,71 @@ func TestAPageIsKeptCurrentWithWhatItsHumanMaySee(t *testing.T) {
 		if strings.Contains(e, string(own.Task)) {
 			break
 		}
+	}
+}
+
+// Twenty pages of one human are kept current at once; that is nobody else's loss, and
+// one that is closed makes room.
+func TestOneHumanKeepsTwentyPagesCurrentAtMost(t *testing.T) {
+	d := watched(t, mayflytest.Options{})
+	alice, sam := d.signedIn(t, "alice"), d.signedIn(t, "sam")
+	var open []*following
+	for range 20 {
+		open = append(open, alice.follow())
+	}
+	if status, page := alice.get("/console/tasks/changes"); status != http.StatusTooManyRequests || !strings.Contains(page, "close one") {
+		t.Fatalf("one more: %d %s", status, words(page))
+	}
+	sam.follow().cancel()
+	open[0].cancel()
+	d.Eventually("there is room again", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, d.URL+"/console/tasks/changes", nil)
+		must(t, err)
+		resp, err := alice.c.Do(r)
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// A request stands beside what was approved before of its kind, and what differs is
+// marked: also where only its type does.
+func TestARequestStandsBesideWhatWasApprovedBefore(t *testing.T) {
+	d := watched(t, mayflytest.Options{})
+	fay := d.signedIn(t, "fay", "finance", "officers")
+	approve := func(id string) {
+		if status, page := fay.sends("/console/approvals/"+id, url.Values{"answer": {"approve"}}); status != http.StatusOK {
+			t.Fatalf("saying yes: %d\n%s", status, words(page))
+		}
+	}
+	for name, c := range map[string]struct {
+		before, now string
+		used        bool
+		want        []string
+	}{
+		"changed":    {`{"amount":300,"vendor":"acme"}`, `{"amount":400,"vendor":"acme"}`, false, []string{"amount changed 400 300", `vendor "acme" "acme"`}},
+		"its type":   {`{"amount":300,"vendor":"7"}`, `{"amount":300,"vendor":7}`, false, []string{"amount 300 300", `vendor changed 7 "7"`}},
+		"more, less": {`{"amount":300,"vendor":"acme"}`, `{"amount":300,"memo":"x"}`, false, []string{`memo new "x"`, `vendor left out "acme"`}},
+		"used":       {`{"amount":300,"memo":"x"}`, `{"amount":350,"memo":"y"}`, true, []string{"amount changed 350 300", `memo "y" not kept`}},
+		"used, same": {`{"amount":300,"vendor":"acme"}`, `{"amount":300,"vendor":"acme","memo":"x"}`, true, []string{"amount 300 300"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := d.open(t, "open", "mcp:bank:*")
+			approve(d.ask(t, a.AccessToken, c.before))
+			if c.used {
+				d.answered(t, a.AccessToken, c.before)
+			}
+			page := html.UnescapeString(words(fay.sees("/console/approvals/" + d.ask(t, a.AccessToken, c.now))))
+			for _, want := range c.want {
+				if !strings.Contains(page, want) {
+					t.Errorf("%q is not in\n%s", want, page)
+				}
+			}
+		})
 	}
 }
 
