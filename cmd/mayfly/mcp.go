@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/client"
@@ -92,10 +93,11 @@ type stdioFront struct {
 	http    *http.Client
 	server  *localServer // nil for one elsewhere
 
-	mu      sync.Mutex // guards the fields below
-	out     io.Writer
-	session string // of the legacy era, as is version
-	version string
+	mu       sync.Mutex // guards the fields below
+	out      io.Writer
+	session  string // of the legacy era, as is version
+	version  string
+	underWay map[string]context.CancelFunc // requests that are not answered, by id
 }
 
 // head is what of a JSON-RPC message says where it belongs.
@@ -103,8 +105,9 @@ type head struct {
 	ID     json.RawMessage `json:"id"`
 	Method string          `json:"method"`
 	Params struct {
-		Name string `json:"name"`
-		Meta struct {
+		Name      string          `json:"name"`
+		RequestID json.RawMessage `json:"requestId"`
+		Meta      struct {
 			Version string `json:"io.modelcontextprotocol/protocolVersion"`
 		} `json:"_meta"`
 	} `json:"params"`
@@ -134,6 +137,8 @@ func (f *stdioFront) serve(ctx context.Context, in io.Reader) error {
 		}
 		failed <- s.Err()
 	}()
+	through := make(chan struct{}) // closed when all that must be in order is through
+	close(through)
 	var ended <-chan struct{}
 	if f.server != nil {
 		ended = f.server.ended
@@ -147,7 +152,13 @@ func (f *stdioFront) serve(ctx context.Context, in io.Reader) error {
 			return f.server.err()
 		case line, more := <-lines:
 			if !more {
-				calls.Wait() // whoever wrote and closed still wants the answers
+				// Whoever wrote and closed still wants the answers; one that does not come
+				// is no reason to stay.
+				enough := time.AfterFunc(answersWithin, cancel)
+				calls.Wait()
+				if !enough.Stop() {
+					return fmt.Errorf("the input ended, and not everything was answered within %s", answersWithin)
+				}
 				select {
 				case err := <-failed:
 					return err
@@ -162,12 +173,58 @@ func (f *stdioFront) serve(ctx context.Context, in io.Reader) error {
 			}
 			// What opens a session must be through before what follows; so must what
 			// owes no answer. Calls do not wait for each other.
-			if h.ID == nil || h.Method == "initialize" {
-				f.answer(answering, h, line)
+			before := through
+			if h.ID != nil && h.Method != "initialize" {
+				calls.Go(func() {
+					<-before
+					f.answer(answering, h, line)
+				})
 				continue
 			}
-			calls.Go(func() { f.answer(answering, h, line) })
+			own := make(chan struct{})
+			through = own
+			calls.Go(func() {
+				defer close(own)
+				<-before
+				f.answer(answering, h, line)
+				if h.Method == "notifications/cancelled" {
+					f.giveUp(h.Params.RequestID)
+				}
+			})
 		}
+	}
+}
+
+// answersWithin is how long answers are waited for when the input has ended.
+const answersWithin = 30 * time.Second
+
+// begin notes that a request is under way, until done is called.
+func (f *stdioFront) begin(ctx context.Context, id json.RawMessage) (under context.Context, done func(), err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.underWay[string(id)] != nil {
+		return nil, nil, mayfly.Errorf(mayfly.Invalid, "a request with this id is under way")
+	}
+	if f.underWay == nil {
+		f.underWay = map[string]context.CancelFunc{}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	f.underWay[string(id)] = cancel
+	return ctx, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		cancel()
+		delete(f.underWay, string(id))
+	}, nil
+}
+
+// giveUp ends a request that the client does not want answered any more: the server
+// will not answer it (MCP 2025-06-18, basic/utilities/cancellation).
+func (f *stdioFront) giveUp(id json.RawMessage) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cancel := f.underWay[string(id)]; cancel != nil {
+		cancel()
 	}
 }
 
@@ -203,6 +260,15 @@ func failure(id json.RawMessage, code int, message string, data any) []byte {
 
 // answer passes one message on, and says what comes back.
 func (f *stdioFront) answer(ctx context.Context, h head, line []byte) {
+	if h.ID != nil {
+		under, done, err := f.begin(ctx, h.ID)
+		if err != nil {
+			f.say(failure(h.ID, -32600, mayfly.AsError(err).Message, nil))
+			return
+		}
+		defer done()
+		ctx = under
+	}
 	resp, err := f.pass(ctx, h, line)
 	if err != nil {
 		if h.ID != nil && ctx.Err() == nil {

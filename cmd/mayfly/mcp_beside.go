@@ -125,13 +125,20 @@ func (t *talk) Read(p []byte) (int, error) {
 // localServer is an MCP server that was started here.
 type localServer struct {
 	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	in    chan input // what is to be written to stdin
 	ended chan struct{}
 	exit  error // once ended is closed
 
-	mu      sync.Mutex // guards the fields below
-	stdin   io.WriteCloser
+	mu      sync.Mutex                      // guards the fields below
 	waiting map[string]chan json.RawMessage // by the id of a request to it
 	between []json.RawMessage               // what it said meanwhile
+}
+
+// input is a message to it.
+type input struct {
+	line  []byte
+	taken chan error // has room for one
 }
 
 // keptBetween is how many messages nobody waits for are kept for the next answer.
@@ -143,7 +150,9 @@ func startLocalServer(t *terminal, command []string) (*localServer, error) {
 	if err != nil {
 		return nil, usageError(fmt.Sprintf("cannot run %s: %v", command[0], err))
 	}
-	s := &localServer{cmd: exec.Command(path, command[1:]...), ended: make(chan struct{}), waiting: map[string]chan json.RawMessage{}}
+	s := &localServer{
+		cmd: exec.Command(path, command[1:]...), in: make(chan input), ended: make(chan struct{}), waiting: map[string]chan json.RawMessage{},
+	}
 	s.cmd.Args[0] = command[0]
 	s.cmd.Stderr, s.cmd.Env, s.cmd.SysProcAttr = t.Stderr, childEnv(os.Environ()), &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
@@ -161,6 +170,7 @@ func startLocalServer(t *terminal, command []string) (*localServer, error) {
 		s.listen(out)
 		s.exit = s.cmd.Wait()
 	}()
+	go s.write()
 	return s, nil
 }
 
@@ -174,9 +184,7 @@ func (s *localServer) err() error {
 
 // stop ends it, as the protocol says: its input ends, and then it is asked to.
 func (s *localServer) stop() {
-	s.mu.Lock()
-	_ = s.stdin.Close() // it may be gone already
-	s.mu.Unlock()
+	_ = s.stdin.Close() // it may be gone already; a write that it does not take ends too
 	for _, signal := range []os.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		patience := time.NewTimer(localServerEnds)
 		select {
@@ -192,6 +200,20 @@ func (s *localServer) stop() {
 
 // localServerEnds is how long a server has to end, each time it is told to.
 const localServerEnds = 2 * time.Second
+
+// write tells it what it is to be told, until it ends. It may be slow to read, or
+// never do: nobody else waits for that, and what it says is heard meanwhile.
+func (s *localServer) write() {
+	for {
+		select {
+		case m := <-s.in:
+			_, err := s.stdin.Write(m.line)
+			m.taken <- err
+		case <-s.ended:
+			return
+		}
+	}
+}
 
 // listen sorts what it says: answers to whoever waits, the rest for the next answer.
 func (s *localServer) listen(out io.Reader) {
@@ -219,6 +241,27 @@ func (s *localServer) listen(out io.Reader) {
 	}
 }
 
+// give has one line written.
+func (s *localServer) give(ctx context.Context, line []byte) error {
+	m := input{line, make(chan error, 1)}
+	in := s.in
+	for {
+		select {
+		case in <- m:
+			in = nil
+		case err := <-m.taken:
+			if err != nil {
+				return errors.New("it takes no input")
+			}
+			return nil
+		case <-s.ended:
+			return s.err()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // tell writes one message, and gives what the server said since the last time and,
 // for a request, up to its response.
 func (s *localServer) tell(ctx context.Context, message json.RawMessage) ([]json.RawMessage, error) {
@@ -228,14 +271,18 @@ func (s *localServer) tell(ctx context.Context, message json.RawMessage) ([]json
 	}
 	request := h.ID != nil && h.Method != ""
 	answer := make(chan json.RawMessage, 1)
-	s.mu.Lock()
 	if request {
+		s.mu.Lock()
 		s.waiting[string(h.ID)] = answer
+		s.mu.Unlock()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.waiting, string(h.ID))
+		}()
 	}
-	_, err := s.stdin.Write(append(bytes.Clone(message), '\n'))
-	s.mu.Unlock()
-	if err != nil {
-		return nil, errors.New("it takes no input")
+	if err := s.give(ctx, append(bytes.Clone(message), '\n')); err != nil {
+		return nil, err
 	}
 	if !request {
 		return nil, nil
@@ -250,9 +297,6 @@ func (s *localServer) tell(ctx context.Context, message json.RawMessage) ([]json
 	case <-s.ended:
 		return nil, s.err()
 	case <-ctx.Done():
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.waiting, string(h.ID))
 		return nil, ctx.Err()
 	}
 }
