@@ -254,7 +254,7 @@ type played struct {
 }
 
 // examplePolicy is what free play begins with.
-const examplePolicy = `// Nothing is paid to globex on a Thursday's mood.
+const examplePolicy = `// Nothing more is paid to globex.
 @id("not-globex")
 forbid (principal is Mayfly::Agent, action == Mayfly::Action::"use", resource == Mayfly::Tool::"bank/pay_invoice")
 when { context.arguments has vendor && context.arguments.vendor == "globex" };

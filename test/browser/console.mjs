@@ -284,7 +284,10 @@ await check("pages weigh little and are there at once", async () => {
 	let most = { bytes: 0 };
 	let slowest = { paint: 0 };
 	for (const [page, path] of Object.entries(pages)) {
-		const w = { page, ...(await weight(path, cookies)) };
+		// Each time in a browser of its own. Of three, the one in the middle: how a
+		// machine's processes were scheduled is not what is asked.
+		const times = [await weight(path, cookies), await weight(path, cookies), await weight(path, cookies)].sort((a, b) => a.paint - b.paint);
+		const w = { page, ...times[1] };
 		if (w.bytes > most.bytes) most = w;
 		if (w.paint > slowest.paint) slowest = w;
 	}
