@@ -10,6 +10,7 @@ import (
 
 	"github.com/mayfly-id/mayfly"
 	"github.com/mayfly-id/mayfly/internal/authority"
+	"github.com/mayfly-id/mayfly/internal/graph"
 	"github.com/mayfly-id/mayfly/internal/reach"
 )
 
@@ -26,6 +27,8 @@ type taskPage struct {
 	Lines       []line
 	More        string // cursor of the next records
 	Chain       template.HTML
+	When        template.HTML
+	Undrawn     int // of what hangs on it: it would not fit
 	Over        bool
 	MayRevoke   bool
 }
@@ -79,7 +82,51 @@ func (v *visit) task() error {
 	drawing := chain.Graph()
 	drawing.Title = "Who handed what to whom"
 	b.Chain = template.HTML(drawing.Inline("chain"))
+	when := graph.Timeline{Title: "What lived when, and what was decided", Now: v.now, Lanes: b.lanes()}
+	if n := len(when.Lanes); n > lanesMost {
+		when.Lanes, b.Undrawn = when.Lanes[:lanesMost], n-lanesMost
+	}
+	b.When = template.HTML(when.Inline("when"))
 	return v.show(http.StatusOK, "task", own.Profile+" for "+own.Root.Subject, "live", b)
+}
+
+// lanesMost is how many things stand below each other in a drawing of when they
+// lived.
+const lanesMost = 20
+
+// lanes are the task with its decisions, what it was lent, and what hangs on it.
+func (b *taskPage) lanes() []graph.Lane {
+	lanes := []graph.Lane{lifeOf(b.Task)}
+	lanes[0].Link = ""
+	for _, l := range b.Lines {
+		kind, decided := map[mayfly.Verdict]graph.Kind{mayfly.Allow: graph.Touched, mayfly.Deny: graph.Refused, mayfly.NeedsApproval: graph.Lent}[l.Verdict]
+		if decided {
+			lanes[0].Marks = append(lanes[0].Marks, graph.Mark{At: l.At, Kind: kind, Hint: l.At.UTC().Format("15:04:05.000 UTC") + ", " + verdictWords(l.Verdict) + ": " + l.What})
+		}
+	}
+	for _, l := range b.Leases {
+		lane := graph.Lane{Title: l.Grant, Kind: graph.Lent, From: l.OpenedAt}
+		if l.ReturnedAt != nil {
+			lane.Until = *l.ReturnedAt
+		}
+		lanes = append(lanes, lane)
+	}
+	for _, t := range b.Below {
+		lanes = append(lanes, lifeOf(t))
+	}
+	return lanes
+}
+
+// lifeOf is a task in a drawing of when things lived.
+func lifeOf(t authority.TaskView) graph.Lane {
+	lane := graph.Lane{Title: t.Profile + " " + short(t.ID), Kind: graph.Task, Link: "/console/tasks/" + string(t.ID), From: t.OpenedAt}
+	if t.ClosedAt != nil {
+		lane.Until = *t.ClosedAt
+	}
+	if t.RetiredAt != nil {
+		lane.Gone = *t.RetiredAt
+	}
+	return lane
 }
 
 // boxOf is a task in a drawing.

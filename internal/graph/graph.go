@@ -1,7 +1,8 @@
 // Package graph draws as SVG: who handed what to whom, as boxes in columns, from
-// whoever stands at the root on the left to what was touched on the right; and how
-// much of something there was over time. A drawing is text, holds no script, and
-// asks for nothing from elsewhere. Start at [Graph.SVG] and [Bars.Inline].
+// whoever stands at the root on the left to what was touched on the right; what lived
+// when; and how much of something there was over time. A drawing is text, holds no
+// script, and asks for nothing from elsewhere. Start at [Graph.SVG],
+// [Timeline.Inline] and [Bars.Inline].
 package graph
 
 import (
@@ -72,7 +73,7 @@ type placed struct {
 }
 
 // Style is how drawings that are part of a page look, for its style sheet.
-func Style() string { return ".drawing{" + style + chartStyle + "}\n" }
+func Style() string { return ".drawing{" + style + chartStyle + timelineStyle + "}\n" }
 
 // SVG is the drawing as a file of its own.
 func (g *Graph) SVG() []byte {

@@ -175,6 +175,9 @@ func TestAHumanSignsInSeesAnswersAndSignsOut(t *testing.T) {
 		if status, page := fay.sends("/console/approvals/"+approval, url.Values{"answer": {"approve"}, "note": {"known"}}); status != http.StatusOK || !strings.Contains(words(page), "Yes by fay") {
 			t.Errorf("saying yes: %d\n%s", status, words(page))
 		}
+		if page := fay.sees("/console/tasks/" + string(task)); strings.Count(page, `<polygon class="mk lent"`) != 1 || !strings.Contains(page, "waits: bank pay_invoice</title>") {
+			t.Errorf("what was decided is not where it lived:\n%s", page)
+		}
 		if page := words(fay.sees("/console/tasks/" + string(task))); !strings.Contains(page, "Who let it? alice") || !strings.Contains(page, "Is it over? No.") {
 			t.Errorf("the task is\n%s", page)
 		}
