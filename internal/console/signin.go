@@ -52,6 +52,10 @@ func (c *Console) way(seed string, began time.Time, again bool) authority.SignIn
 	}
 }
 
+// localMost is the longest path that is come back to, in bytes: it is kept in a
+// cookie, of which browsers take 4,096 bytes.
+const localMost = 2048
+
 // local is a path of ours to come back to, or the first page.
 func local(to string) string {
 	u, err := url.Parse(to)
@@ -59,7 +63,10 @@ func local(to string) string {
 		!strings.HasPrefix(path.Clean(u.Path)+"/", "/console/") || strings.ContainsAny(to, "\\\r\n\t") || strings.HasPrefix(path.Clean(u.Path), "/console/sign") {
 		return "/console/"
 	}
-	return u.RequestURI()
+	if to = u.RequestURI(); len(to) > localMost {
+		return "/console/"
+	}
+	return to
 }
 
 // againTo is where a human shows once more who they are, and comes back from.
