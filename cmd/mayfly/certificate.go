@@ -41,7 +41,7 @@ func (c certificateCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer api.Close()
-	text, claims, err := finalCertificate(ctx, api, id)
+	text, claims, err := finalCertificate(ctx, api, id, finalWithin)
 	if err != nil {
 		return err
 	}
@@ -50,21 +50,18 @@ func (c certificateCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 	}
-	if t.JSON {
-		t.print(claims)
-		return nil
-	}
 	t.certificate(&claims)
 	return nil
 }
 
-// finalWithin is how long a certificate that is not final is asked for again.
+// finalWithin is how long a certificate that is not final is asked for again: of a
+// task that has just ended the log lags a second behind.
 const finalWithin = 3 * time.Second
 
-// finalCertificate asks for a task's certificate, for a little while until it is
-// final: of a task that has just ended the log lags a second behind. The claims
-// are those that the server itself answered with; to check is for others.
-func finalCertificate(ctx context.Context, api *client.Client, id mayfly.TaskID) (text string, c mayfly.Certificate, err error) {
+// finalCertificate asks for a task's certificate until it is final, or it has asked
+// for so long. The claims are those that the server itself answered with; to check
+// is for others.
+func finalCertificate(ctx context.Context, api *client.Client, id mayfly.TaskID, within time.Duration) (text string, c mayfly.Certificate, err error) {
 	for begun := time.Now(); ; {
 		if text, err = api.Certificate(ctx, id); err != nil {
 			return "", c, err
@@ -81,19 +78,28 @@ func finalCertificate(ctx context.Context, api *client.Client, id mayfly.TaskID)
 		if err != nil {
 			return "", c, mayfly.Errorf(mayfly.BadUpstream, "the server's certificate cannot be read").Because(err)
 		}
-		if c.Final || time.Since(begun) > finalWithin {
+		asked := time.Since(begun)
+		if c.Final || asked > within {
 			return text, c, nil
+		}
+		pause := tailEvery
+		if asked < finalWithin {
+			pause /= 5
 		}
 		select {
 		case <-ctx.Done():
 			return "", c, ctx.Err()
-		case <-time.After(tailEvery / 5):
+		case <-time.After(pause):
 		}
 	}
 }
 
-// certificate prints what a certificate says, for a person.
+// certificate prints what a certificate says.
 func (t *terminal) certificate(c *mayfly.Certificate) {
+	if t.JSON {
+		t.print(*c)
+		return
+	}
 	line := func(what, format string, args ...any) {
 		fmt.Fprintf(t.Stdout, "  %-7s %s\n", what, clean(fmt.Sprintf(format, args...)))
 	}

@@ -3,11 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/mayfly-id/mayfly"
+	"github.com/mayfly-id/mayfly/client"
 )
 
 // revokeCmd is mayfly revoke.
@@ -22,6 +27,7 @@ type revokeCmd struct {
 	Key     string `help:"Every token of this signing key." placeholder:"KID"`
 	Lift    string `help:"Lift a revocation: new tasks may open again." placeholder:"REVOCATION"`
 	List    bool   `help:"List the revocations in force."`
+	Wait    bool   `help:"Of a task: wait until nothing of it is left, and show when each node stopped and what came back."`
 }
 
 // Help is the long help.
@@ -32,6 +38,7 @@ new opens either, until the revocation is lifted. When this returns the node tha
 answered denies; every other node does within a second.
 
   mayfly revoke task_06e8…
+  mayfly revoke --wait task_06e8…
   mayfly revoke --human alice@example.org
   mayfly revoke --lift rev_06e8…`
 }
@@ -57,6 +64,9 @@ func (c revokeCmd) Run(ctx context.Context, t *terminal) error {
 		return usageError("name one thing to revoke: a task, or one of --human, --service, --profile, --source, --client, --all, --key, --lift, --list")
 	}
 	kind := names(named)[0]
+	if c.Wait && kind != "task" {
+		return usageError("--wait goes with one task")
+	}
 	api, err := t.client()
 	if err != nil {
 		return err
@@ -67,6 +77,9 @@ func (c revokeCmd) Run(ctx context.Context, t *terminal) error {
 		task, err := api.Revoke(ctx, mayfly.TaskID(c.ID))
 		if err != nil {
 			return err
+		}
+		if c.Wait {
+			return t.gone(ctx, api, task.ID)
 		}
 		return t.ended(task)
 	case "key":
@@ -114,6 +127,22 @@ func (c revokeCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	fmt.Fprintf(t.Stdout, "%s: every task of %s is over, and nothing new opens until `mayfly revoke --lift %s`\n",
 		r.ID, strings.TrimSpace(r.Kind+" "+clean(r.Value)), r.ID)
+	return nil
+}
+
+// gone waits until nothing of a task that is over is left, and shows how it went.
+func (t *terminal) gone(ctx context.Context, api *client.Client, id mayfly.TaskID) error {
+	if f, ok := t.Stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprintln(f, "It may do nothing any more. Waiting until all of it is returned; Ctrl-C leaves that to the server.")
+	}
+	_, claims, err := finalCertificate(ctx, api, id, math.MaxInt64)
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s is revoked; what is left of it says mayfly certificate %[1]s", id)
+	}
+	if err != nil {
+		return err
+	}
+	t.certificate(&claims)
 	return nil
 }
 

@@ -306,7 +306,7 @@ func checkedCertificate(ctx context.Context, address, as string, task mayfly.Tas
 		return "", false, err
 	}
 	defer c.Close()
-	text, claims, err := finalCertificate(ctx, c, task)
+	text, claims, err := finalCertificate(ctx, c, task, finalWithin)
 	if err != nil {
 		return "", false, err
 	}
