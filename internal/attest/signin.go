@@ -75,7 +75,11 @@ func (s *Sources) SignedIn(ctx context.Context, code, issuer string, in SignIn) 
 	defer cancel()
 	answer, err := c.Exchange(ctx, code, oauth2.VerifierOption(in.Verifier))
 	if err != nil {
-		if told, ok := errors.AsType[*oauth2.RetrieveError](err); ok && told.Response.StatusCode < 500 {
+		told, ok := errors.AsType[*oauth2.RetrieveError](err)
+		if ok && told.ErrorCode == "invalid_client" {
+			return SignedIn{}, refuse("the identity provider does not know this server; whoever runs it looks at client_secret under console").Because(err)
+		}
+		if ok && told.Response.StatusCode < 500 {
 			return SignedIn{}, refuse("the identity provider does not take its own code back (%s); sign in again", told.ErrorCode).Because(err)
 		}
 		return SignedIn{}, unreachable(err)
@@ -165,6 +169,7 @@ func (s *Sources) provider(ctx context.Context, in SignIn) (*way, error) {
 		Authorize string   `json:"authorization_endpoint"`
 		Token     string   `json:"token_endpoint"`
 		PKCE      []string `json:"code_challenge_methods_supported"`
+		Methods   []string `json:"token_endpoint_auth_methods_supported"`
 	}
 	if err := strictjson.UnmarshalLenient(data, strictjson.Limits{Bytes: fetchBytes, Depth: 32}, &metadata); err != nil {
 		return nil, unreachable(err)
@@ -185,8 +190,10 @@ func (s *Sources) provider(ctx context.Context, in SignIn) (*way, error) {
 	if sameOrigin(endpoints[1], from.url) {
 		at = from.zone
 	}
+	// Where a provider does not say how, it takes client_secret_basic (OpenID Connect
+	// Discovery 1.0 section 3). Without a secret the client is named in the body.
 	style := oauth2.AuthStyleInParams
-	if !s.signIn.Secret.IsZero() {
+	if !s.signIn.Secret.IsZero() && (len(metadata.Methods) == 0 || slices.Contains(metadata.Methods, "client_secret_basic")) {
 		style = oauth2.AuthStyleInHeader
 	}
 	return &way{zone: at, Config: oauth2.Config{

@@ -93,6 +93,28 @@ func TestAHumanSignsInByTheirProvider(t *testing.T) {
 	}
 }
 
+// The client shows its secret in the way that the provider takes.
+func TestTheClientShowsItsSecret(t *testing.T) {
+	for method, held := range map[string]map[string]bool{
+		"client_secret_basic": {"s3cret": true, "another": false},
+		"client_secret_post":  {"s3cret": true, "another": false},
+	} {
+		for secret, right := range held {
+			c := &clock{}
+			p := provider(t, c)
+			l := p.SignsIn()
+			l.Secret, l.Method = "s3cret", method
+			source := humans(p)
+			source.SignIn, source.Secret = true, mayfly.NewSecret(secret)
+			s, in := newSources(t, c, source), aWay(c)
+			back := walk(t, s, in)
+			if _, err := s.SignedIn(t.Context(), back.Get("code"), back.Get("iss"), in); (err == nil) != right || err != nil && (strings.Contains(err.Error(), secret) || !strings.Contains(err.Error(), "client_secret")) {
+				t.Errorf("%s with %q: %v", method, secret, err)
+			}
+		}
+	}
+}
+
 func TestAnAnswerThatIsNotOfThisSignInIsRefused(t *testing.T) {
 	ago := func(c *clock, by time.Duration) int64 { return c.now().Add(-by).Unix() }
 	for name, test := range map[string]struct {

@@ -24,6 +24,9 @@ type Login struct {
 	Claims map[string]any
 	// Asked is what the last browser came with.
 	Asked url.Values
+	// Secret is the client's, and Method the only way in which it is taken, as
+	// discovery names it: client_secret_basic or client_secret_post.
+	Secret, Method string
 
 	p     *Provider
 	codes map[string]url.Values
@@ -34,8 +37,12 @@ type Login struct {
 func (p *Provider) SignsIn() *Login {
 	l := &Login{p: p, codes: map[string]url.Values{}}
 	p.Answer(DiscoveryPath, func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":%q,"authorization_endpoint":%q,"token_endpoint":%q,"response_types_supported":["code"],"code_challenge_methods_supported":["S256"]}`,
-			p.URL(), p.URL()+KeysPath, p.URL()+AuthorizePath, p.URL()+TokenPath)
+		method := l.Method
+		if method == "" {
+			method = "none"
+		}
+		fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":%q,"authorization_endpoint":%q,"token_endpoint":%q,"response_types_supported":["code"],"code_challenge_methods_supported":["S256"],"token_endpoint_auth_methods_supported":[%q]}`,
+			p.URL(), p.URL()+KeysPath, p.URL()+AuthorizePath, p.URL()+TokenPath, method)
 	})
 	p.Answer(AuthorizePath, l.authorize)
 	p.Answer(TokenPath, l.token)
@@ -53,6 +60,14 @@ func (l *Login) authorize(w http.ResponseWriter, r *http.Request) {
 
 func (l *Login) token(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
+	basic, secret, isBasic := r.BasicAuth()
+	switch {
+	case l.Method == "client_secret_basic" && (basic == "" || secret != l.Secret),
+		l.Method == "client_secret_post" && (isBasic || r.PostFormValue("client_id") == "" || r.PostFormValue("client_secret") != l.Secret):
+		w.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprint(w, `{"error":"invalid_client"}`)
+		return
+	}
 	asked, ok := l.codes[r.PostFormValue("code")]
 	delete(l.codes, r.PostFormValue("code"))
 	sum := sha256.Sum256([]byte(r.PostFormValue("code_verifier")))
