@@ -67,7 +67,7 @@ func (s *Sources) SignedIn(ctx context.Context, code, issuer string, in SignIn) 
 	if err != nil {
 		return SignedIn{}, err
 	}
-	if issuer != "" && issuer != s.signIn.Issuer {
+	if issuer != s.signIn.Issuer && (issuer != "" || c.namesItself) {
 		return SignedIn{}, refuse("the answer is another provider's (iss)")
 	}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, s.fetcher.client(c.zone))
@@ -148,7 +148,8 @@ func (s *Sources) Remembered(human mayfly.Subject, until time.Time) (Caller, err
 // way is where humans sign in.
 type way struct {
 	oauth2.Config
-	zone zone // of its token endpoint
+	zone        zone // of its token endpoint
+	namesItself bool // in every answer by the browser (RFC 9207 section 2.4)
 }
 
 // provider reads where humans sign in.
@@ -170,6 +171,7 @@ func (s *Sources) provider(ctx context.Context, in SignIn) (*way, error) {
 		Token     string   `json:"token_endpoint"`
 		PKCE      []string `json:"code_challenge_methods_supported"`
 		Methods   []string `json:"token_endpoint_auth_methods_supported"`
+		Names     bool     `json:"authorization_response_iss_parameter_supported"`
 	}
 	if err := strictjson.UnmarshalLenient(data, strictjson.Limits{Bytes: fetchBytes, Depth: 32}, &metadata); err != nil {
 		return nil, unreachable(err)
@@ -196,7 +198,7 @@ func (s *Sources) provider(ctx context.Context, in SignIn) (*way, error) {
 	if !s.signIn.Secret.IsZero() && (len(metadata.Methods) == 0 || slices.Contains(metadata.Methods, "client_secret_basic")) {
 		style = oauth2.AuthStyleInHeader
 	}
-	return &way{zone: at, Config: oauth2.Config{
+	return &way{zone: at, namesItself: metadata.Names, Config: oauth2.Config{
 		ClientID: s.signIn.Operators, ClientSecret: s.signIn.Secret.Reveal(), RedirectURL: in.Redirect,
 		Scopes:   append([]string{"openid"}, s.signIn.Scopes...),
 		Endpoint: oauth2.Endpoint{AuthURL: endpoints[0].String(), TokenURL: endpoints[1].String(), AuthStyle: style},

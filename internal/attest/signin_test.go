@@ -128,6 +128,7 @@ func TestAnAnswerThatIsNotOfThisSignInIsRefused(t *testing.T) {
 		"no nonce was asked for":      {claims: func(*clock) claims { return claims{"nonce": ""} }, change: func(in *SignIn) { in.Nonce = "" }, says: "nonce"},
 		"a nonce that is a list":      {claims: func(*clock) claims { return claims{"nonce": []string{"a-nonce"}} }, says: "nonce"},
 		"another issuer":              {issuer: "https://evil.example", says: "another provider"},
+		"no issuer":                   {issuer: "none", says: "another provider"}, // it says that it always names itself
 		"a token for agents":          {claims: func(*clock) claims { return claims{"aud": "mayfly"} }, says: "not for the console"},
 		"a token for workloads":       {claims: func(*clock) claims { return claims{"aud": "mayfly-agents"} }, says: "not for the console"},
 		"a token for others":          {claims: func(*clock) claims { return claims{"aud": "elsewhere"} }, says: ""},
@@ -153,7 +154,7 @@ func TestAnAnswerThatIsNotOfThisSignInIsRefused(t *testing.T) {
 			}
 			issuer := back.Get("iss")
 			if test.issuer != "" {
-				issuer = test.issuer
+				issuer = strings.TrimPrefix(test.issuer, "none")
 			}
 			_, err := s.SignedIn(t.Context(), back.Get("code"), issuer, in)
 			if mayfly.KindOf(err) != mayfly.Unauthenticated || !strings.Contains(err.Error(), test.says) {

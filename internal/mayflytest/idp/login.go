@@ -41,7 +41,7 @@ func (p *Provider) SignsIn() *Login {
 		if method == "" {
 			method = "none"
 		}
-		fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":%q,"authorization_endpoint":%q,"token_endpoint":%q,"response_types_supported":["code"],"code_challenge_methods_supported":["S256"],"token_endpoint_auth_methods_supported":[%q]}`,
+		fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":%q,"authorization_endpoint":%q,"token_endpoint":%q,"response_types_supported":["code"],"code_challenge_methods_supported":["S256"],"token_endpoint_auth_methods_supported":[%q],"authorization_response_iss_parameter_supported":true}`,
 			p.URL(), p.URL()+KeysPath, p.URL()+AuthorizePath, p.URL()+TokenPath, method)
 	})
 	p.Answer(AuthorizePath, l.authorize)
