@@ -115,11 +115,14 @@ func (c *clock) instant() instant { return instant{c.wall(), c.boot()} }
 
 func (l *lease) confirm(sent instant) { l.confirmed.Store(&sent) }
 
-func (l *lease) held(c *clock) bool {
+// left is how long the lease still runs; zero if it does not.
+func (l *lease) left(c *clock) time.Duration {
 	sent := l.confirmed.Load()
 	if sent == nil {
-		return false
+		return 0
 	}
 	elapsed := max(c.boot()-sent.boot, c.wall().Round(0).Sub(sent.wall.Round(0)))
-	return elapsed < leaseLength
+	return max(0, leaseLength-elapsed)
 }
+
+func (l *lease) held(c *clock) bool { return l.left(c) > 0 }

@@ -12,15 +12,18 @@ import (
 
 // StatusView is how an installation does, as this node sees it.
 type StatusView struct {
-	Node    string     `json:"node"` // that answers
-	Version string     `json:"version"`
-	Bundle  string     `json:"bundle"`
-	Now     time.Time  `json:"now"`
-	Ready   bool       `json:"ready"`
-	Problem string     `json:"problem,omitempty"` // why it is not ready
-	Epoch   int64      `json:"epoch"`             // the newest
-	Nodes   []NodeView `json:"nodes"`
-	Log     LogView    `json:"log"`
+	Node    string    `json:"node"` // that answers
+	Version string    `json:"version"`
+	Bundle  string    `json:"bundle"`
+	Now     time.Time `json:"now"`
+	Ready   bool      `json:"ready"`
+	Problem string    `json:"problem,omitempty"` // why it is not ready
+	// AuthorityUntil is until when this node decides without hearing from the store
+	// again: its authority lease. It is not after Now where the lease is out.
+	AuthorityUntil time.Time  `json:"authority_until"`
+	Epoch          int64      `json:"epoch"` // the newest
+	Nodes          []NodeView `json:"nodes"`
+	Log            LogView    `json:"log"`
 	// Readers are how many records each reader of the log has yet to read.
 	Readers   map[string]int64 `json:"readers"`
 	Tasks     TaskCounts       `json:"tasks"`
@@ -77,7 +80,7 @@ func (a *Authority) Status(ctx context.Context, p Presented) (StatusView, error)
 		return StatusView{}, err
 	}
 	v := StatusView{
-		Node: a.node, Version: a.version, Bundle: a.Bundle().Hash, Now: now, Epoch: epoch, Nodes: []NodeView{}, Readers: map[string]int64{},
+		Node: a.node, Version: a.version, Bundle: a.Bundle().Hash, Now: now, AuthorityUntil: now.Add(a.lease.left(a.clock)), Epoch: epoch, Nodes: []NodeView{}, Readers: map[string]int64{},
 		Log: LogView{
 			Origin: a.log.Origin(), VKey: a.log.VKey(), Records: head.Size, CheckpointAt: head.At, Anchored: anchor.Size, Alarm: a.log.Alarm(),
 		},

@@ -181,6 +181,9 @@ func TestAHumanSignsInSeesAnswersAndSignsOut(t *testing.T) {
 		if page := words(fay.sees("/console/tasks/" + string(task))); !strings.Contains(page, "Who let it? alice") || !strings.Contains(page, "Is it over? No.") {
 			t.Errorf("the task is\n%s", page)
 		}
+		if page := words(fay.sees("/console/health")); !regexp.MustCompile(`This node decides\..* could decide for (1 s|\d{1,3} ms) more without`).MatchString(page) {
+			t.Errorf("health is\n%s", page)
+		}
 		if page := words(fay.sees("/console/tasks/" + string(task) + "/revoke")); !strings.Contains(page, "End it now") || !strings.Contains(page, "no task below it") {
 			t.Errorf("before the end\n%s", page)
 		}
