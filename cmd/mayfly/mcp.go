@@ -116,6 +116,9 @@ type head struct {
 	} `json:"result"`
 }
 
+// request reports whether it is one: it owes an answer.
+func (h *head) request() bool { return h.ID != nil && h.Method != "" }
+
 // serve answers messages until the input ends, or ctx does.
 func (f *stdioFront) serve(ctx context.Context, in io.Reader) error {
 	answering, cancel := context.WithCancel(ctx)
@@ -171,22 +174,22 @@ func (f *stdioFront) serve(ctx context.Context, in io.Reader) error {
 				f.say(failure(nil, -32700, "this is no JSON-RPC message", nil))
 				continue
 			}
-			// What opens a session must be through before what follows; so must what
-			// owes no answer. Calls do not wait for each other.
-			before := through
-			if h.ID != nil && h.Method != "initialize" {
-				calls.Go(func() {
-					<-before
-					f.answer(answering, h, line)
-				})
+			under, done, err := f.begin(answering, &h)
+			if err != nil {
+				f.say(failure(h.ID, -32600, mayfly.AsError(err).Message, nil))
 				continue
 			}
-			own := make(chan struct{})
-			through = own
+			// What opens a session must be through before what follows; so must what
+			// owes no answer. Calls do not wait for each other.
+			before, own := through, make(chan struct{})
+			if h.ID == nil || h.Method == "initialize" {
+				through = own
+			}
 			calls.Go(func() {
 				defer close(own)
+				defer done()
 				<-before
-				f.answer(answering, h, line)
+				f.answer(under, h, line)
 				if h.Method == "notifications/cancelled" {
 					f.giveUp(h.Params.RequestID)
 				}
@@ -198,23 +201,28 @@ func (f *stdioFront) serve(ctx context.Context, in io.Reader) error {
 // answersWithin is how long answers are waited for when the input has ended.
 const answersWithin = 30 * time.Second
 
-// begin notes that a request is under way, until done is called.
-func (f *stdioFront) begin(ctx context.Context, id json.RawMessage) (under context.Context, done func(), err error) {
+// begin notes that a message is under way, until done is called. Its error is that
+// of a request whose id another has.
+func (f *stdioFront) begin(ctx context.Context, h *head) (under context.Context, done func(), err error) {
+	under, cancel := context.WithCancel(ctx)
+	if !h.request() {
+		return under, cancel, nil
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.underWay[string(id)] != nil {
+	if f.underWay[string(h.ID)] != nil {
+		cancel()
 		return nil, nil, mayfly.Errorf(mayfly.Invalid, "a request with this id is under way")
 	}
 	if f.underWay == nil {
 		f.underWay = map[string]context.CancelFunc{}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	f.underWay[string(id)] = cancel
-	return ctx, func() {
+	f.underWay[string(h.ID)] = cancel
+	return under, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		cancel()
-		delete(f.underWay, string(id))
+		delete(f.underWay, string(h.ID))
 	}, nil
 }
 
@@ -260,15 +268,6 @@ func failure(id json.RawMessage, code int, message string, data any) []byte {
 
 // answer passes one message on, and says what comes back.
 func (f *stdioFront) answer(ctx context.Context, h head, line []byte) {
-	if h.ID != nil {
-		under, done, err := f.begin(ctx, h.ID)
-		if err != nil {
-			f.say(failure(h.ID, -32600, mayfly.AsError(err).Message, nil))
-			return
-		}
-		defer done()
-		ctx = under
-	}
 	resp, err := f.pass(ctx, h, line)
 	if err != nil {
 		if h.ID != nil && ctx.Err() == nil {

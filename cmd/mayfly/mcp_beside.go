@@ -269,9 +269,8 @@ func (s *localServer) tell(ctx context.Context, message json.RawMessage) ([]json
 	if err := json.Unmarshal(message, &h); err != nil {
 		return nil, err
 	}
-	request := h.ID != nil && h.Method != ""
 	answer := make(chan json.RawMessage, 1)
-	if request {
+	if h.request() {
 		s.mu.Lock()
 		s.waiting[string(h.ID)] = answer
 		s.mu.Unlock()
@@ -284,7 +283,7 @@ func (s *localServer) tell(ctx context.Context, message json.RawMessage) ([]json
 	if err := s.give(ctx, append(bytes.Clone(message), '\n')); err != nil {
 		return nil, err
 	}
-	if !request {
+	if !h.request() {
 		return nil, nil
 	}
 	select {
