@@ -40,6 +40,8 @@ func TestScenarios(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Values[demo{}] = &demo{}
+			// A program under the race detector else waits a second before it ends.
+			e.Setenv("GORACE", "atexit_sleep_ms=20 "+os.Getenv("GORACE"))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
