@@ -143,32 +143,32 @@ func (b placed) draw(out *strings.Builder) {
 		class = "b here"
 	}
 	fmt.Fprintf(out, open+"<rect class=\""+class+"\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"6\"/>", b.x, b.y, boxWidth, b.height)
-	fmt.Fprintf(out, "<rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"4\" height=\"%d\" rx=\"2\"/>", b.kind(), b.x, b.y, b.height)
+	fmt.Fprintf(out, "<rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"4\" height=\"%d\" rx=\"2\"/>", b.Kind.class(), b.x, b.y, b.height)
 	y := b.y + padding + lineHeight - 5
-	for i, line := range slices.Concat([]string{string(b.kind()), b.Title}, b.Text) {
+	for i, line := range slices.Concat([]string{string(b.Kind.class()), b.Title}, b.Text) {
 		class := "m"
 		if i < 2 {
 			class = []string{"k", "t"}[i]
 		}
-		shown := line
-		if utf8.RuneCountInString(line) > textMost {
-			shown = string([]rune(line)[:textMost-1]) + "…"
-		}
-		fmt.Fprintf(out, "<text class=\"%s\" x=\"%d\" y=\"%d\">%s", class, b.x+padding+4, y+i*lineHeight, text(shown))
-		if shown != line {
-			fmt.Fprintf(out, "<title>%s</title>", text(line))
-		}
-		out.WriteString("</text>")
+		fmt.Fprintf(out, "<text class=\"%s\" x=\"%d\" y=\"%d\">%s</text>", class, b.x+padding+4, y+i*lineHeight, fitted(line, textMost))
 	}
 	out.WriteString(end)
 }
 
-// kind is b's, if it is one of ours: it becomes a class.
-func (b Box) kind() Kind {
-	if slices.Contains([]Kind{Delegator, Task, Touched, Refused, Returned, Lent}, b.Kind) {
-		return b.Kind
+// class is k, if it is one of ours: it becomes a class of the style sheet.
+func (k Kind) class() Kind {
+	if slices.Contains([]Kind{Delegator, Task, Touched, Refused, Returned, Lent}, k) {
+		return k
 	}
 	return Touched
+}
+
+// fitted is s as character data, in most characters; all of it is told to a pointer.
+func fitted(s string, most int) string {
+	if utf8.RuneCountInString(s) <= most {
+		return text(s)
+	}
+	return text(string([]rune(s)[:most-1])) + "…<title>" + text(s) + "</title>"
 }
 
 // text is s as character data; what XML has no place for becomes a space.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 // Timeline is what lived when, and what happened meanwhile: a bar for each thing,
@@ -102,19 +101,15 @@ func (l *Lane) draw(out *strings.Builder, x func(time.Time) int, now time.Time, 
 	if l.Link != "" {
 		open, end = fmt.Sprintf("<a href=\"%s\">", text(l.Link)), "</a>"
 	}
-	title := l.Title
-	if utf8.RuneCountInString(title) > laneText {
-		title = string([]rune(title)[:laneText-1]) + "…"
-	}
-	fmt.Fprintf(out, "%s<text x=\"0\" y=\"%d\">%s<title>%s</title></text>%s", open, y+4, text(title), text(l.Title), end)
-	kind := Box{Kind: l.Kind}.kind()
+	fmt.Fprintf(out, "%s<text x=\"0\" y=\"%d\">%s</text>%s", open, y+4, fitted(l.Title, laneText), end)
+	kind := l.Kind.class()
 	from, until := x(l.From), x(l.end(now))
 	fmt.Fprintf(out, "<rect class=\"life %s\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"3\"/>", kind, from, y-laneBar/2, max(2, until-from), laneBar)
 	if l.Gone.After(l.Until) && !l.Until.IsZero() {
 		fmt.Fprintf(out, "<rect class=\"rest returned\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"4\"><title>being retired</title></rect>", until, y-2, max(1, x(l.Gone)-until))
 	}
 	for _, m := range l.Marks {
-		at, kind := x(m.At), Box{Kind: m.Kind}.kind()
+		at, kind := x(m.At), m.Kind.class()
 		shape := fmt.Sprintf("polygon class=\"mk %s\" points=\"%d,%d %d,%d %d,%d %d,%d\"", kind, at, y-markSize-1, at+markSize+1, y, at, y+markSize+1, at-markSize-1, y)
 		switch kind {
 		case Touched:

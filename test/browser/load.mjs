@@ -2,13 +2,13 @@
 // hundreds change each second, scrolls in it, and says what that cost, one JSON
 // object a line.
 //
-//	node load.mjs --console URL --tasks N --minutes M --chromium PATH
+//	node load.mjs --console URL --tasks N --rounds R --seconds S --chromium PATH
 
 import { parseArgs } from "node:util";
 import { chromium } from "playwright-core";
 
 const { values: flags } = parseArgs({
-	options: { console: { type: "string" }, tasks: { type: "string" }, minutes: { type: "string" }, chromium: { type: "string" } },
+	options: { console: { type: "string" }, tasks: { type: "string" }, rounds: { type: "string" }, seconds: { type: "string" }, chromium: { type: "string" } },
 });
 const say = (o) => console.log(JSON.stringify(o));
 const browser = await chromium.launch({ executablePath: flags.chromium, args: process.getuid() === 0 ? ["--no-sandbox"] : [] });
@@ -49,10 +49,8 @@ await page.evaluate(() => {
 	new MutationObserver(() => globalThis.changes++).observe(document.getElementById("rows"), { childList: true });
 });
 
-const minutes = Number(flags.minutes);
-const heaps = [];
-for (let m = 0; m < minutes; m++) {
-	const until = performance.now() + 60_000;
+for (let round = 1; round <= Number(flags.rounds); round++) {
+	const until = performance.now() + Number(flags.seconds) * 1000;
 	while (performance.now() < until) {
 		await page.evaluate(() => {
 			const box = document.getElementById("live");
@@ -60,11 +58,11 @@ for (let m = 0; m < minutes; m++) {
 		});
 		await page.waitForTimeout(250);
 	}
-	heaps.push(await heap());
+	const held = await heap();
 	const { blocked, frames, changes } = await page.evaluate(() => ({ blocked: globalThis.blocked.splice(0), frames: globalThis.frames.splice(0), changes: globalThis.changes }));
 	frames.sort((a, b) => a - b);
 	say({
-		minute: m + 1, longest: Math.max(0, ...blocked), over50: blocked.length, redraws: changes, heap: heaps.at(-1),
+		round, longest: Math.max(0, ...blocked), over50: blocked.length, redraws: changes, heap: held,
 		frame99: Math.round(frames[Math.floor(frames.length * 0.99)]), rows: await page.locator("#rows tr").count(), live: await page.locator("#count").innerText(),
 	});
 }
